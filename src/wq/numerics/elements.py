@@ -1,0 +1,113 @@
+"""Rounding to a format's element grid, and the integer codes of the grid's values.
+
+All of it is elementwise, float32, to nearest with ties to even, and saturates.
+"""
+
+import math
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from wq.numerics.formats import Format
+
+CAST_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+EXPONENT_FIELD = 0x7F800000  # of a float32
+MANTISSA_BITS = 23
+BIAS = 127
+
+
+def round_floats_(x: Tensor, exponent_bits: int, mantissa_bits: int) -> Tensor:
+    """Round float32 x in place to `mantissa_bits` after the leading one, with gradual underflow; no upper limit.
+
+    Adding and subtracting 2^(e - mantissa_bits + 23), e being x's exponent, lets the float32 adder round at the
+    wanted bit. x must stay below 2^(2^(exponent_bits-1) + 1).
+    """
+    min_exponent = 2 - 2 ** (exponent_bits - 1)
+    magic = x.view(torch.int32) & EXPONENT_FIELD
+    magic.clamp_(min=(min_exponent + BIAS) << MANTISSA_BITS)
+    magic.add_((MANTISSA_BITS - mantissa_bits) << MANTISSA_BITS)
+    magic = magic.view(torch.float32)
+    magic.copysign_(x)  # |x| + magic stays in one binade, x - magic would not
+    rounded = (x + magic).sub_(magic)
+    return x.copy_(rounded.copysign_(magic))  # a small negative value becomes -0, as in hardware
+
+
+def round_elements_(x: Tensor, format: Format, zero_point: Tensor | None = None) -> Tensor:
+    """Round float32 x, already divided by its scale, in place to the nearest value of the element's code book.
+
+    With a zero point the code book is shifted by it: the result is (code - zero_point).
+    """
+    if format.element == "int":
+        if format.unit != 1.0:
+            x.mul_(1.0 / format.unit)
+        if zero_point is None:
+            x.clamp_(format.min_code, format.max_code)
+            x.round_()
+        else:
+            x.round_()
+            torch.clamp(x, min=format.min_code - zero_point, max=format.max_code - zero_point, out=x)
+        x.add_(0.0)  # an integer zero has no sign
+        return x.mul_(format.unit) if format.unit != 1.0 else x
+    if format.element == "levels":
+        values, edges = _levels(format, x.device)
+        return (
+            torch.take(values, torch.bucketize(x, edges), out=x)
+            if x.is_contiguous()
+            else x.copy_(values[torch.bucketize(x, edges)])
+        )
+    x.clamp_(-format.max, format.max)
+    if format.native_cast:
+        return x.copy_(x.to(CAST_DTYPES[format.native_cast]))
+    return round_floats_(x, format.exponent_bits or 0, format.mantissa_bits or 0)
+
+
+@lru_cache
+def _levels(format: Format, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Values of a levels element and the upper edges (inclusive) of the intervals that round to all but the last."""
+    values = torch.tensor(format.code_book, dtype=torch.float32, device=device)
+    middles = (values[:-1].double() + values[1:].double()) / 2
+    edges = middles.float()
+    too_high = edges.double() > middles
+    edges[too_high] = torch.nextafter(edges[too_high], torch.tensor(-math.inf, device=device))
+    # edges are now the largest float32 not above the middle; an exact tie after an odd code belongs to the next one
+    tie_goes_up = (edges.double() == middles) & (torch.arange(len(edges), device=device) % 2 == 1)
+    edges[tie_goes_up] = torch.nextafter(edges[tie_goes_up], torch.tensor(-math.inf, device=device))
+    return values, edges
+
+
+def code_dtype(format: Format) -> torch.dtype:
+    """The smallest integer dtype for the codes: signed integers for int, bit patterns for the rest."""
+    if format.bits > 8:
+        return torch.int16 if format.bits <= 16 else torch.int32
+    return torch.int8 if format.element == "int" else torch.uint8
+
+
+def encode(values: Tensor, format: Format, zero_point: Tensor | None = None) -> Tensor:
+    """Codes of values that lie on the grid: the integer itself (plus zero point), the index of a level, or a float's
+    bits (sign, exponent, mantissa). 16-bit patterns are held in int16, 32-bit ones in int32."""
+    if format.element == "int":
+        codes = values / format.unit if zero_point is None else values + zero_point
+        return codes.to(code_dtype(format))
+    if format.native_cast:
+        return values.to(CAST_DTYPES[format.native_cast]).view(code_dtype(format))
+    if format.element == "levels":
+        return torch.searchsorted(_levels(format, values.device)[0], values).to(code_dtype(format))
+    magnitudes = torch.tensor(format.magnitudes, dtype=torch.float32, device=values.device)
+    codes = torch.searchsorted(magnitudes, values.abs())
+    return (codes + (torch.signbit(values) << (format.bits - 1))).to(code_dtype(format))
+
+
+def decode(codes: Tensor, format: Format, zero_point: Tensor | None = None) -> Tensor:
+    """Float32 values of codes, the inverse of `encode`."""
+    if format.element == "int":
+        return codes.float() * format.unit if zero_point is None else codes.float() - zero_point
+    if format.native_cast:
+        return codes.view(CAST_DTYPES[format.native_cast]).float()
+    if format.element == "levels":
+        return _levels(format, codes.device)[0][codes.long()]
+    magnitudes = torch.tensor(format.magnitudes, dtype=torch.float32, device=codes.device)
+    patterns = codes.long() & (2**format.bits - 1)
+    sign = 1.0 - 2.0 * (patterns >> (format.bits - 1)).float()
+    return magnitudes[patterns & (2 ** (format.bits - 1) - 1)] * sign
