@@ -1,7 +1,7 @@
 """The catalogue of number formats, and quantization by a format's name.
 
-conf/format/NAME.yaml is the one description of a format: a flat mapping of the fields of `Format`. A new file there is
-a new format everywhere.
+conf/format/NAME.yaml is the one description of a format: a flat mapping of the fields of `Format`. A new file
+there is a new format everywhere.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ def format_names(directory: Path | None = None) -> list[str]:
 
 @lru_cache
 def load_format(name: str, directory: Path | None = None) -> Format:
-    """The format described in conf/format/NAME.yaml. Raises ValueError for an unknown name or a wrong description."""
+    """The format described in conf/format/NAME.yaml. Raises ValueError for an unknown name or a wrong
+    description."""
     path = (directory or conf_dir()) / "format" / f"{name}.yaml"
     names = format_names(directory)
     if name not in names:
@@ -63,7 +64,8 @@ def fake_quantize(
     int_range: str | None = None,
     **calibrated: Any,
 ) -> Tensor:
-    """`wq.numerics.fake_quant.fake_quantize` that takes a format's name too: wq.fake_quantize(weight, "nvfp4")."""
+    """`wq.numerics.fake_quant.fake_quantize` that takes a format's name too: wq.fake_quantize(weight,
+    "nvfp4")."""
     from wq.numerics import fake_quant
 
     options = {"scale_dtype": scale_dtype, "scale_rule": scale_rule, "int_range": int_range}
@@ -79,7 +81,8 @@ def storage_bits(
     scale_dtype: str | None = None,
     int_range: str | None = None,
 ) -> int:
-    """Exact number of bits of a quantized tensor of this shape, its scales, zero points and tensor scale included."""
+    """Exact number of bits of a quantized tensor of this shape, its scales, zero points and tensor scale
+    included."""
     from wq.numerics.storage import storage
 
     return storage(

@@ -1,6 +1,7 @@
 """What values a number format can hold, and what rounding a tensor to it gives and costs.
 
-Read in this order: `formats` (the description of a format), `elements` (rounding to its grid), `scales` (choosing
-scales), `granularity` (which elements share a scale), `fake_quant` (the operations), `storage` (the exact size),
-`effective` (which settings matter). Nothing is imported here, so that configuration can be checked without torch.
+Read in this order: `formats` (the description of a format), `elements` (rounding to its grid), `scales`
+(choosing scales), `granularity` (which elements share a scale), `fake_quant` (the operations), `storage` (the
+exact size), `effective` (which settings matter). Nothing is imported here, so that configuration can be
+checked without torch.
 """

@@ -1,11 +1,11 @@
 """Which settings have an effect, and which are dropped.
 
-People write cross products, so a grid may set a group size for a per-channel scale or an exponent rule for an integer
-format. Two jobs whose effective settings are equal are the same job.
+People write cross products, so a grid may set a group size for a per-channel scale or an exponent rule for an
+integer format. Two jobs whose effective settings are equal are the same job.
 
-Scaled formats mean the same at every granularity: the elements and the kind of scale stay, the block changes. So
-mxfp4 per channel has one E8M0 scale per channel; nvfp4 per channel one E4M3 scale per channel under its tensor
-scale; nvfp4 per tensor one E4M3 scale (always 448) under it.
+Scaled formats mean the same at every granularity: the elements and the kind of scale stay, the block changes.
+So mxfp4 per channel has one E8M0 scale per channel; nvfp4 per channel one E4M3 scale per channel under its
+tensor scale; nvfp4 per tensor one E4M3 scale (always 448) under it.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -31,8 +31,8 @@ _NEUTRAL = {
 
 @dataclass(frozen=True)
 class Effective:
-    """Settings that have an effect. `granularity` is "none" for a cast; `group` is None unless granularity is group;
-    `ignored` names the settings that were given and dropped, as field=value."""
+    """Settings that have an effect. `granularity` is "none" for a cast; `group` is None unless granularity is
+    group; `ignored` names the settings that were given and dropped, as field=value."""
 
     format: Format
     granularity: str
@@ -58,7 +58,8 @@ def has_effect(format: Format, field: str) -> bool:
 
 
 def resolve(format: Format, granularity: str = "group", group: int | None = None) -> Effective:
-    """The effective settings: the format's own group size filled in, settings without effect dropped and named."""
+    """The effective settings: the format's own group size filled in, settings without effect dropped and
+    named."""
     check_granularity(granularity, group)
     dropped = {
         name: value
@@ -78,8 +79,8 @@ def resolve(format: Format, granularity: str = "group", group: int | None = None
 
 
 def point_name(format: Format, granularity: str, group: int | None, catalogued: Format) -> str:
-    """The readable name of a point: the catalogue's name and what differs from the catalogued format's defaults,
-    such as int4-channel, nvfp4-g32, mxfp4-even, int4-asymmetric-g64."""
+    """The readable name of a point: the catalogue's name and what differs from the catalogued format's
+    defaults, such as int4-channel, nvfp4-g32, mxfp4-even, int4-asymmetric-g64."""
     effective, own = resolve(format, granularity, group), resolve(catalogued)
     parts = [format.name]
     for field in fields(Format):

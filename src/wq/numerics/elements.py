@@ -19,10 +19,11 @@ BIAS = 127
 
 
 def round_floats_(x: Tensor, exponent_bits: int, mantissa_bits: int) -> Tensor:
-    """Round float32 x in place to `mantissa_bits` after the leading one, with gradual underflow; no upper limit.
+    """Round float32 x in place to `mantissa_bits` after the leading one, with gradual underflow; no upper
+    limit.
 
-    Adding and subtracting 2^(e - mantissa_bits + 23), e being x's exponent, lets the float32 adder round at the
-    wanted bit. x must stay below 2^(2^(exponent_bits-1) + 1).
+    Adding and subtracting 2^(e - mantissa_bits + 23), e being x's exponent, lets the float32 adder round at
+    the wanted bit. x must stay below 2^(2^(exponent_bits-1) + 1).
     """
     min_exponent = 2 - 2 ** (exponent_bits - 1)
     magic = x.view(torch.int32) & EXPONENT_FIELD
@@ -35,7 +36,8 @@ def round_floats_(x: Tensor, exponent_bits: int, mantissa_bits: int) -> Tensor:
 
 
 def round_elements_(x: Tensor, format: Format, zero_point: Tensor | None = None) -> Tensor:
-    """Round float32 x, already divided by its scale, in place to the nearest value of the element's code book.
+    """Round float32 x, already divided by its scale, in place to the nearest value of the element's code
+    book.
 
     With a zero point the code book is shifted by it: the result is (code - zero_point).
     """
@@ -65,13 +67,15 @@ def round_elements_(x: Tensor, format: Format, zero_point: Tensor | None = None)
 
 @lru_cache
 def _levels(format: Format, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Values of a levels element and the upper edges (inclusive) of the intervals that round to all but the last."""
+    """Values of a levels element and the upper edges (inclusive) of the intervals that round to all but the
+    last."""
     values = torch.tensor(format.code_book, dtype=torch.float32, device=device)
     middles = (values[:-1].double() + values[1:].double()) / 2
     edges = middles.float()
     too_high = edges.double() > middles
     edges[too_high] = torch.nextafter(edges[too_high], torch.tensor(-math.inf, device=device))
-    # edges are now the largest float32 not above the middle; an exact tie after an odd code belongs to the next one
+    # edges are now the largest float32 not above the middle; an exact tie after an odd code belongs to the
+    # next one
     tie_goes_up = (edges.double() == middles) & (torch.arange(len(edges), device=device) % 2 == 1)
     edges[tie_goes_up] = torch.nextafter(edges[tie_goes_up], torch.tensor(-math.inf, device=device))
     return values, edges
@@ -85,8 +89,8 @@ def code_dtype(format: Format) -> torch.dtype:
 
 
 def encode(values: Tensor, format: Format, zero_point: Tensor | None = None) -> Tensor:
-    """Codes of values that lie on the grid: the integer itself (plus zero point), the index of a level, or a float's
-    bits (sign, exponent, mantissa). 16-bit patterns are held in int16, 32-bit ones in int32."""
+    """Codes of values that lie on the grid: the integer itself (plus zero point), the index of a level, or a
+    float's bits (sign, exponent, mantissa). 16-bit patterns are held in int16, 32-bit ones in int32."""
     if format.element == "int":
         codes = values / format.unit if zero_point is None else values + zero_point
         return codes.to(code_dtype(format))

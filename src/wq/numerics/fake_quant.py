@@ -1,5 +1,7 @@
-"""The operations: quantize to integer codes and scales, dequantize, and both in one pass (fake quantization)."""
+"""The operations: quantize to integer codes and scales, dequantize, and both in one pass (fake
+quantization)."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -21,9 +23,8 @@ class Quantized:
     """A tensor as codes and scales.
 
     codes         integers in x's shape [..., K]
-    scale         float32 values of the stored scales: [..., ceil(K/group)], [..., 1], [1, ..., 1]; None for a cast
-    tensor_scale  float32, one element, or None
-    zero_point    integers in the scale's shape, or None
+    scale         float32 values of the stored scales: [..., ceil(K/group)], [..., 1], [1, ..., 1]; None for a
+    cast tensor_scale  float32, one element, or None zero_point    integers in the scale's shape, or None
     """
 
     codes: Tensor
@@ -47,11 +48,11 @@ def fake_quantize(
 ) -> Tensor:
     """x [..., K] rounded to the values that the format can hold, in x's shape and dtype.
 
-    Equal to the bit to `dequantize(quantize(x, ...))`. `group` None is the format's own; scale_dtype, scale_rule and
-    int_range replace the format's. `amax` (with `amin` for an asymmetric format) is the calibrated range of a static
-    scale: with granularity=tensor it is the range of the scale itself, and of a two-level format it gives the tensor
-    scale; where it is broadcastable to [..., 1], every vector along K has its own. Values beyond it saturate.
-    Raises NonFiniteError for NaN or Inf in x.
+    Equal to the bit to `dequantize(quantize(x, ...))`. `group` None is the format's own; scale_dtype,
+    scale_rule and int_range replace the format's. `amax` (with `amin` for an asymmetric format) is the
+    calibrated range of a static scale: with granularity=tensor it is the range of the scale itself, and of a
+    two-level format it gives the tensor scale; where it is broadcastable to [..., 1], every vector along K
+    has its own. Values beyond it saturate. Raises NonFiniteError for NaN or Inf in x.
     """
     format = with_options(format, scale_dtype, scale_rule, int_range)
     effective = resolve(format, granularity, group)
@@ -127,32 +128,37 @@ def _float32(x: Tensor) -> Tensor:
     return values
 
 
-def _scaled_blocks(values: Tensor, out: Tensor, effective: Effective, amin, amax):
+def _scaled_blocks(
+    values: Tensor,
+    out: Tensor,
+    effective: Effective,
+    amin: Tensor | float | None,
+    amax: Tensor | float | None,
+) -> Iterator[tuple[Tensor, Tensor, Scale]]:
     """Views of values and out as blocks, and the scale of each block."""
     format, granularity = effective.format, effective.granularity
     group = effective.group or values.shape[-1]
-    static = amax is not None
-    if static:
-        amax = torch.as_tensor(amax, dtype=torch.float32, device=values.device)
-        amin = -amax if amin is None else torch.as_tensor(amin, dtype=torch.float32, device=values.device)
+    static_range = None
+    if amax is not None:
         if not (format.has_tensor_scale or granularity == "tensor"):
             raise ValueError(
                 f"amax has no use for format {format.name} with granularity={granularity}, whose scales are "
                 "dynamic; leave it out, or use granularity=tensor"
             )
+        high = torch.as_tensor(amax, dtype=torch.float32, device=values.device)
+        low = -high if amin is None else torch.as_tensor(amin, dtype=torch.float32, device=values.device)
+        static_range = low.clamp(max=0.0), high.clamp(min=0.0)
     tensor_scale = None
     if format.has_tensor_scale:
-        tensor_scale = tensor_scale_of(amax if static else block_range(values.view(-1), format)[1], format)
+        amax = static_range[1] if static_range else block_range(values.view(-1), format)[1]
+        tensor_scale = tensor_scale_of(amax, format)
+        if tensor_scale.numel() > 1:
+            tensor_scale = tensor_scale.expand(*values.shape[:-1], 1).reshape(-1, 1, 1)
     for x_blocks, out_blocks in zip(
         blocks(values, granularity, group), blocks(out, granularity, group), strict=True
     ):
-        block_tensor_scale = tensor_scale
-        if tensor_scale is not None and tensor_scale.numel() > 1:
-            block_tensor_scale = tensor_scale.expand(*values.shape[:-1], 1).reshape(-1, 1, 1)
-        if static and granularity == "tensor":
-            scale = scale_of_range(
-                amin.clamp(max=0.0).view(1, 1, 1), amax.clamp(min=0.0).view(1, 1, 1), format, tensor_scale
-            )
+        if static_range and granularity == "tensor":
+            low, high = (end.view(1, 1, 1) for end in static_range)
+            yield x_blocks, out_blocks, scale_of_range(low, high, format, tensor_scale)
         else:
-            scale = choose_scale(x_blocks, format, block_tensor_scale)
-        yield x_blocks, out_blocks, scale
+            yield x_blocks, out_blocks, choose_scale(x_blocks, format, tensor_scale)

@@ -1,7 +1,7 @@
 """The description of a number format: what its elements are and how they are scaled.
 
-A `Format` is complete: limits, code book, rounding, packing width and size all derive from it. This module is plain
-Python without torch, so that a wrong configuration is refused in milliseconds.
+A `Format` is complete: limits, code book, rounding, packing width and size all derive from it. This module is
+plain Python without torch, so that a wrong configuration is refused in milliseconds.
 """
 
 import math
@@ -37,18 +37,19 @@ class Format:
     element        int | float | levels | cast (a float without a scale)
     integer_bits   width of an int element, 2 to 16
     exponent_bits, mantissa_bits   of a float or cast element; its width is their sum + 1
-    special        what a float's top codes mean: none (all are finite, as E2M1), nan (only the code of all ones, as
-                   E4M3FN), ieee (the whole top exponent is Inf and NaN, as E5M2)
+    special        what a float's top codes mean: none (all are finite, as E2M1), nan (only the code of all
+                   ones, as E4M3FN), ieee (the whole top exponent is Inf and NaN, as E5M2)
     levels         the table of a levels element, by name
     int_range      symmetric: codes in [-(2^(b-1)-1), 2^(b-1)-1], scale = amax / (2^(b-1)-1)
-                   full: codes in [-2^(b-1), 2^(b-1)-1], scale = amax / ((2^b-1)/2), the convention of torchao and
-                   compressed-tensors; the largest positive value clips by half a step
+                   full: codes in [-2^(b-1), 2^(b-1)-1], scale = amax / ((2^b-1)/2), the convention of torchao
+                   and compressed-tensors; the largest positive value clips by half a step
                    asymmetric: the full codes and an integer zero point, scale = (max - min) / (2^b-1)
     scale_dtype    the precision in which a scale is stored: fp32 | fp16 | bf16 | e8m0 | e4m3; none for a cast
     scale_rule     how the exponent of an e8m0 scale is chosen: floor | even | rceil | ceil
     tensor_scale   a second, float32 scale for the whole tensor above e4m3 scales, as in NVFP4
     group          how many consecutive elements share a scale when the job does not say
-    scale_search   none: the scale follows from the largest magnitude; mse: the candidate with the least squared error
+    scale_search   none: the scale follows from the largest magnitude; mse: of a few candidates, the one with
+                   the least squared error
     four_over_six  NVFP4 blocks may map their largest magnitude to 4 instead of 6, whichever errs less
     """
 
@@ -121,14 +122,14 @@ class Format:
                     "an element as wide as float32's exponent needs no scale", "use element=cast"
                 )
             return
-        # 7 exponent bits: the largest for which all intermediate values are float32; 10 mantissa bits likewise.
+        # Up to 7 exponent and 10 mantissa bits, all intermediate values of rounding are float32.
         self._check_range("exponent_bits", self.exponent_bits, 1, 7)
         self._check_range("mantissa_bits", self.mantissa_bits, 0, 10)
         lost_codes = {"none": 0, "nan": 1, "ieee": 2 ** (self.mantissa_bits or 0)}[self.special]
         if 2 ** (self.bits - 1) - lost_codes < 2 or (self.special == "ieee" and self.exponent_bits == 1):
             raise self._error(f"special={self.special} leaves no finite value but zero", "use special=none")
 
-    # --- elements ---------------------------------------------------------------------------------------------
+    # --- elements ---------------------------------------------------------------------------------
 
     @property
     def bits(self) -> int:
@@ -178,7 +179,7 @@ class Format:
 
     @property
     def unit(self) -> float:
-        """Value of an int element's code 1: an integer, or fixed point with one integer bit under E8M0 (OCP MXINT8)."""
+        """Value of an int element's code 1: under E8M0 fixed point with one integer bit, as OCP's MXINT8."""
         return 2.0 ** (2 - self.bits) if self.element == "int" and self.scale_dtype == "e8m0" else 1.0
 
     @property
@@ -199,7 +200,7 @@ class Format:
         return self.magnitude(top_code)
 
     def magnitude(self, code: int) -> float:
-        """Value of a float element's code, without its sign bit (OCP MX v1.0 section 5.3, IEEE 754 section 3.4)."""
+        """Value of a float element's code without its sign bit (OCP MX v1.0 section 5.3, IEEE 754 3.4)."""
         mantissa_bits = self.mantissa_bits or 0
         field, fraction = divmod(code, 2**mantissa_bits)
         significand = fraction + (2**mantissa_bits if field else 0)
@@ -243,12 +244,12 @@ class Format:
             return self.bits - 2
         return (self.mantissa_bits or 0) if self.is_float else 0
 
-    # --- scales -----------------------------------------------------------------------------------------------
+    # --- scales -----------------------------------------------------------------------------------
 
     @property
     def scale_divisor(self) -> float:
-        """The scale is amax over this (asymmetric: (max - min) over this): max, but for int ranges that are not
-        symmetric half or all of the distance between the extreme codes."""
+        """The scale is amax over this (asymmetric: (max - min) over this): max, but for int ranges that are
+        not symmetric half or all of the distance between the extreme codes."""
         if self.element == "int" and self.int_range != "symmetric":
             return (2**self.bits - 1) * self.unit / (1 if self.is_asymmetric else 2)
         return self.max

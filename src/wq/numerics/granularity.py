@@ -7,9 +7,13 @@ For x of shape [..., K], e.g. a weight [N, K] or an activation [batch, frames, K
     group           ceil(K / group) scales per vector; where group does not divide K the last group is shorter
 """
 
-import math
+from __future__ import annotations
 
-from torch import Tensor
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 GRANULARITIES = ("tensor", "channel", "token", "group")
 

@@ -1,7 +1,7 @@
 """Choosing the scale that a block of elements shares.
 
-A scale is kept as the float32 value of what is stored: rounded to the precision in which it is counted as storage,
-so that accuracy and size speak of the same bits.
+A scale is kept as the float32 value of what is stored: rounded to the precision in which it is counted as
+storage, so that accuracy and size speak of the same bits.
 """
 
 from typing import NamedTuple
@@ -12,8 +12,8 @@ from torch import Tensor
 from wq.numerics.elements import BIAS, MANTISSA_BITS, round_elements_, round_floats_
 from wq.numerics.formats import Format
 
-# Smallest and largest positive value of each scale precision. E4M3's smallest subnormal keeps small blocks alive
-# where a flush to zero would lose them.
+# Smallest and largest positive value of each scale precision. E4M3's smallest subnormal keeps small blocks
+# alive where a flush to zero would lose them.
 SCALE_LIMITS = {
     "fp32": (2.0**-149, torch.finfo(torch.float32).max),
     "fp16": (2.0**-24, 65504.0),
@@ -33,7 +33,8 @@ SEARCH_RATIOS_E8M0 = (1.0, 0.5, 2.0)
 
 
 class Scale(NamedTuple):
-    """What a block is divided by: the stored scale [..., 1], above it the tensor scale, and the zero point."""
+    """What a block is divided by: the stored scale [..., 1], above it the tensor scale, and the zero
+    point."""
 
     scale: Tensor
     tensor_scale: Tensor | None = None
@@ -52,12 +53,14 @@ class Scale(NamedTuple):
 
 
 def divide(x: Tensor, divisor: float) -> Tensor:
-    """x / divisor, rounded once. By a plain number, torch on CUDA would multiply by its rounded reciprocal."""
+    """x / divisor, rounded once. By a plain number, torch on CUDA would multiply by its rounded
+    reciprocal."""
     return x / torch.full((), divisor, dtype=torch.float32, device=x.device)
 
 
 def block_range(x: Tensor, format: Format) -> tuple[Tensor, Tensor]:
-    """Smallest and largest value over the last axis [..., L] -> [..., 1]; for formats without zero point -amax, amax."""
+    """Smallest and largest value over the last axis [..., L] -> [..., 1]; for formats without zero point
+    -amax, amax."""
     low, high = torch.aminmax(x, dim=-1, keepdim=True)
     if format.is_asymmetric:
         return low.clamp_(max=0.0), high.clamp_(min=0.0)  # zero is always representable
@@ -68,7 +71,8 @@ def block_range(x: Tensor, format: Format) -> tuple[Tensor, Tensor]:
 def tensor_scale_of(amax: Tensor, format: Format) -> Tensor:
     """The float32 scale of a whole tensor: the largest block's scale then lands on E4M3's 448.
 
-    With four_over_six on 256 (Cook et al. 2025), so that 1.5 times that still fits. A zero tensor has scale 1.
+    With four_over_six on 256 (Cook et al. 2025), so that 1.5 times that still fits. A zero tensor has scale
+    1.
     """
     top = MAX_E4M3_FOUR_OVER_SIX if format.four_over_six else MAX_E4M3
     scale = divide(amax, top * format.max).clamp_(min=TINY)
@@ -76,11 +80,12 @@ def tensor_scale_of(amax: Tensor, format: Format) -> Tensor:
 
 
 def e8m0_scale(amax: Tensor, format: Format) -> Tensor:
-    """The power of two for blocks with largest magnitude amax (OCP MX v1.0 section 6.3, and three other rules).
+    """The power of two for blocks with largest magnitude amax (OCP MX v1.0 section 6.3, and three other
+    rules).
 
-    Each rule is one integer added to amax's bits before its exponent is read: floor 0; even half a unit of the
-    element's last mantissa bit; rceil just what carries when amax's mantissa exceeds that of the element's maximum;
-    ceil all ones. A zero block has 2^-127.
+    Each rule is one integer added to amax's bits before its exponent is read: floor 0; even half a unit of
+    the element's last mantissa bit; rceil just what carries when amax's mantissa exceeds that of the
+    element's maximum; ceil all ones. A zero block has 2^-127.
     """
     ones = (1 << MANTISSA_BITS) - 1
     max_mantissa = int((format.max / 2.0**format.max_exponent - 1.0) * 2**MANTISSA_BITS)
@@ -100,7 +105,8 @@ def e8m0_scale(amax: Tensor, format: Format) -> Tensor:
 def scale_of_range(
     low: Tensor, high: Tensor, format: Format, tensor_scale: Tensor | None = None, ratio: float = 1.0
 ) -> Scale:
-    """The scale for blocks whose values lie in [low, high], times `ratio` before it is rounded and limited."""
+    """The scale for blocks whose values lie in [low, high], times `ratio` before it is rounded and
+    limited."""
     smallest, largest = SCALE_LIMITS[format.scale_dtype]
     if format.scale_dtype == "e8m0":
         return Scale((e8m0_scale(high, format) * ratio).clamp_(smallest, largest))
@@ -131,8 +137,8 @@ def search_ratios(format: Format) -> tuple[float, ...]:
 
 
 def squared_error(x: Tensor, scale: Scale, format: Format) -> Tensor:
-    """Sum over each block [..., L] -> [..., 1] of the squared rounding error, in float64: it must not depend on how
-    the tensor was cut into tiles."""
+    """Sum over each block [..., L] -> [..., 1] of the squared rounding error, in float64: it must not depend
+    on how the tensor was cut into tiles."""
     y = scale.multiply_(round_elements_(scale.divide_(x.clone()), format, scale.zero_point))
     return y.sub_(x).double().square_().sum(-1, keepdim=True)
 

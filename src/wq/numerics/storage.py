@@ -32,8 +32,8 @@ class Storage:
 def storage(
     shape: Sequence[int], format: Format, granularity: str = "group", group: int | None = None
 ) -> Storage:
-    """Bits of a tensor of this shape, scales along its last axis: e.g. a weight [N, K] in int4 with groups of 128 has
-    4 N K element bits and 16 N ceil(K/128) scale bits."""
+    """Bits of a tensor of this shape, scales along its last axis: e.g. a weight [N, K] in int4 with groups of
+    128 has 4 N K element bits and 16 N ceil(K/128) scale bits."""
     effective = resolve(format, granularity, group)
     elements = math.prod(shape)
     if format.is_cast:
