@@ -166,7 +166,7 @@ def evaluate(model, corpus: Corpus, tokenizer, split: str, count: int = 96) -> f
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("work", type=Path)
-    parser.add_argument("--presentations", type=int, default=240_000)
+    parser.add_argument("--presentations", type=int, default=160_000)
     parser.add_argument("--batch", type=int, default=24)
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--stop", type=int, default=10**9, help="leave after so many presentations (to time a step)")
@@ -239,10 +239,12 @@ def main() -> None:
             print(f"{seen:7d} ctc {means[0]:.3f} ce {means[1]:.3f} guide {means[2]:.3f} {speed:.1f}/s", flush=True)
         if seen // 12_000 > (seen - len(letters)) // 12_000 or seen >= args.presentations:
             save()
-            current = [p.detach().clone() for p in model.parameters()]
-            torch._foreach_copy_(list(model.parameters()), average)
+            current = [p.data for p in model.parameters()]
+            for parameter, value in zip(model.parameters(), average, strict=True):
+                parameter.data = value
             rates = {split: evaluate(model, corpus, tokenizer, split) for split in ("clean", "other")}
-            torch._foreach_copy_(list(model.parameters()), current)
+            for parameter, value in zip(model.parameters(), current, strict=True):
+                parameter.data = value
             print(f"{seen:7d} WER clean {rates['clean']:.3f} other {rates['other']:.3f}", flush=True)
 
 

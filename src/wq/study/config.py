@@ -4,9 +4,11 @@ Hydra composes `conf/config.yaml` against these dataclasses; `OmegaConf.to_objec
 checks what types alone cannot. Nothing here imports torch: a wrong setting is answered at once.
 """
 
-from dataclasses import dataclass, field
+import re
+from dataclasses import MISSING as _NO_DEFAULT
+from dataclasses import dataclass, field, fields, make_dataclass
 
-from omegaconf import MISSING
+from omegaconf import MISSING, DictConfig, MissingMandatoryValue, OmegaConf
 
 from wq.numerics.formats import Format
 
@@ -68,3 +70,74 @@ class DatasetConfig:
             )
         if self.name is None and self.path != MISSING:
             self.name = self.path.rstrip("/").removeprefix("wq:").rsplit("/", 1)[-1].removesuffix(".jsonl")
+
+
+# The schema of the config group `format`: the fields of `Format`, writable.
+FormatConfig = make_dataclass(
+    "FormatConfig",
+    [
+        (f.name, f.type, field(default=MISSING if f.default is _NO_DEFAULT else f.default))
+        for f in fields(Format)
+    ],
+)
+
+
+@dataclass
+class Config:
+    """The whole configuration; conf/config.yaml explains each value."""
+
+    model: ModelConfig = MISSING
+    dataset: DatasetConfig = MISSING
+    format: FormatConfig = MISSING  # type: ignore[valid-type]
+    granularity: str = "group"
+    group: int | None = None
+    roles: list[str] = field(default_factory=lambda: ["encoder", "decoder"])
+    max_new_tokens: int | None = None
+    batch_size: int = 32
+    limit: int | None = None
+    device: str = "auto"
+    seed: int = 0
+    resamples: int = 10_000
+    rerun: bool = False
+    tracking_uri: str | None = None
+    experiment_name: str = "wq"
+
+    def __post_init__(self) -> None:
+        if self.granularity not in GRANULARITIES:
+            raise ConfigurationError(
+                f"granularity={self.granularity} is unknown; choose one of {', '.join(GRANULARITIES)}"
+            )
+        for name in ("group", "max_new_tokens", "batch_size", "limit", "resamples"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                remedy = "give a positive number" + (", or null" if name in ("group", "limit") else "")
+                raise ConfigurationError(f"{name}={value} must be at least 1; {remedy}")
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+            raise ConfigurationError(
+                f"device={self.device} is unknown; choose auto, cpu, cuda, or cuda:N for one of several GPUs"
+            )
+        if not self.roles:
+            raise ConfigurationError("roles=[] selects nothing; name a role, or use format=fp32 for no quantization")
+
+    @property
+    def number_format(self) -> Format:
+        """The format with the command line's changes. Raises ValueError where they make no format."""
+        return Format(**vars(self.format))
+
+
+def register_schema() -> None:
+    """Make the schema known to Hydra under the name that conf/config.yaml starts from."""
+    from hydra.core.config_store import ConfigStore
+
+    ConfigStore.instance().store(name="schema", node=Config)
+
+
+def as_config(composed: DictConfig) -> Config:
+    """The composed configuration as dataclasses, checked. Raises ConfigurationError."""
+    try:
+        config = OmegaConf.to_object(composed)
+    except MissingMandatoryValue as error:
+        key = str(getattr(error, "full_key", "")) or "a mandatory value"
+        raise ConfigurationError(f"{key} is missing; give {key}=... on the command line") from error
+    assert isinstance(config, Config)
+    return config

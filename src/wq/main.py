@@ -1,0 +1,57 @@
+"""One job, top to bottom: `python -m wq.main`. With -m, a grid of them.
+
+compose -> validate -> effective spec -> fingerprint -> in the store already? -> load -> quantize -> transcribe -> score -> size ->
+result.json and transcripts.jsonl -> MLflow.
+"""
+
+import sys
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from wq.catalogue import conf_dir
+from wq.study.config import Config, as_config, register_schema
+
+register_schema()
+
+
+@hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
+def job(composed: DictConfig) -> None:
+    from wq.study import results
+
+    directory = Path(HydraConfig.get().runtime.output_dir)
+    try:
+        run(as_config(composed), directory, list(HydraConfig.get().overrides.task))
+    except Exception as error:
+        results.write_failure(directory, error)
+        if HydraConfig.get().mode.name == "MULTIRUN":  # the others go on; the grid's end tells it once more
+            print(f"failed: {results.one_line(error)}", file=sys.stderr)
+        raise
+
+
+def run(config: Config, directory: Path, overrides: list[str]) -> None:
+    """Evaluate one point, or take it from the store; leave its results in the directory and print its line."""
+    from wq.study.job import prepare
+
+    job = prepare(config, overrides)
+    from wq.study import evaluation, report, results
+
+    for setting in job.spec.ignored:
+        print(f"{setting} has no effect on {job.spec.point} and is ignored", file=sys.stderr)
+    reference = None if job.spec.is_reference else evaluation.obtain(job.reference(), directory / "reference")
+    if reference:
+        results.write_row(directory / results.REFERENCE, reference.row)
+    outcome = evaluation.obtain(job, directory, reference)
+    print(report.format_line(outcome.row) + ("  (from the store)" if outcome.reused else ""))
+
+
+def main() -> None:
+    from wq.study import grid
+
+    grid.run_application(job)
+
+
+if __name__ == "__main__":
+    main()

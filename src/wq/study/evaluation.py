@@ -1,0 +1,244 @@
+"""A point, evaluated: load, quantize, transcribe, score and measure; or found in the store."""
+
+import os
+import platform
+import time
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+
+from wq.study import memory, results, statistics, wer
+from wq.study.datasets import Speech
+from wq.study.job import Job, load_once
+from wq.study.results import Row
+from wq.study.size import Size, model_size
+from wq.study.spec import Spec
+from wq.study.tracking import FINGERPRINT, PARENT_VARIABLE, TAGGED
+from wq.whisper.decode import SAMPLING_RATE, Transcript, Transcription, transcribe
+from wq.whisper.layers import select, walk
+from wq.whisper.quantize import quantized_weights
+
+LIBRARIES = ("wq", "torch", "transformers", "datasets", "jiwer", "whisper-normalizer")
+
+# What is a metric in MLflow; everything else of a row is a parameter. The names are the same everywhere.
+METRICS = (
+    *("wer", "wer_ci_low", "wer_ci_high", "wer_delta", "wer_delta_ci_low", "wer_delta_ci_high", "wer_delta_p"),
+    *("cer", "substitutions", "deletions", "insertions", "reference_words", "utterances", "no_worse", "unchanged"),
+    *("dropped_references", "empty_hypotheses", "repetition_loops", "capped_transcripts", "cut_utterances"),
+    *("linear_bytes", "model_bytes", "bits_per_weight", "compression_ratio", "peak_memory_bytes"),
+    *("rtfx", "audio_seconds", "load_seconds", "quantize_seconds", "features_seconds", "generate_seconds"),
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A point's row and its utterances' rows, and whether they came from the store."""
+
+    row: Row
+    transcripts: list[Row]
+    reused: bool
+
+
+def obtain(job: Job, directory: Path, reference: Outcome | None = None) -> Outcome:
+    """The point's results: from the store where it has them, else by running it, once however many jobs ask together."""
+    locks = Path(".wq") / "locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    with FileLock(locks / f"{job.spec.fingerprint}.lock"):
+        found = None if job.config.rerun else job.store.find(job.spec.fingerprint)
+        if found:
+            outcome = Outcome(job.store.read_result(found), job.store.read_transcripts(found), reused=True)
+        else:
+            outcome = record(job, directory, reference)
+    results.write_row(directory / results.RESULT, outcome.row)
+    return outcome
+
+
+def record(job: Job, directory: Path, reference: Outcome | None) -> Outcome:
+    """Run the point under an MLflow run, and leave its files in the directory."""
+    tags = {FINGERPRINT: job.spec.fingerprint} | {
+        name: str(value) for name, value in spec_columns(job.spec).items() if name in TAGGED
+    }
+    with job.store.running(job.spec.point, tags, os.environ.get(PARENT_VARIABLE)) as run_id:
+        outcome = evaluate(job, reference)
+        results.write_rows(directory / results.TRANSCRIPTS, outcome.transcripts)
+        results.write_row(directory / results.RESULT, outcome.row)
+        metrics = {name: outcome.row[name] for name in METRICS if outcome.row.get(name) is not None}
+        parameters = {name: value for name, value in outcome.row.items() if name not in METRICS}
+        files = [directory / results.RESULT, directory / results.TRANSCRIPTS]
+        job.store.record(run_id, parameters, metrics, files)
+    return outcome
+
+
+def evaluate(job: Job, reference: Outcome | None) -> Outcome:
+    """Load, quantize, transcribe, score, measure."""
+    config, spec, speech = job.config, job.spec, job.speech
+    memory.reset_peak(config.device)
+    clock = [time.perf_counter()]
+    whisper = load_once(job.checkpoint, config.device)
+    clock.append(time.perf_counter())
+    layers = select(list(walk(whisper.model)), spec.roles)
+    with quantized_weights(layers, spec.format, spec.granularity, spec.group):
+        clock.append(time.perf_counter())
+        transcription = transcribe(
+            whisper,
+            lambda index: speech.read(index, SAMPLING_RATE),
+            longest_first(speech),
+            batch_size=config.batch_size,
+            max_new_tokens=spec.max_new_tokens,
+            language=config.model.language,
+        )
+    size = model_size(whisper.model, layers, spec.format, spec.granularity, spec.group)
+    score = wer.score(
+        [utterance.id for utterance in speech.utterances],
+        [utterance.text for utterance in speech.utterances],
+        [transcript.text for transcript in transcription.transcripts],
+        spec.language,
+    )
+    transcripts = utterance_rows(speech, transcription.transcripts, score)
+    row = {
+        "point": spec.point,
+        "fingerprint": spec.fingerprint,
+        "status": "finished",
+        "is_reference": spec.is_reference,
+        **spec_columns(spec),
+        **score_columns(score, spec),
+        **(difference_columns(transcripts, reference, spec) if reference else {}),
+        **size_columns(size),
+        "peak_memory_bytes": memory.peak_bytes(config.device),
+        "load_seconds": clock[1] - clock[0],
+        "quantize_seconds": clock[2] - clock[1],
+        **transcription_columns(transcription),
+        "device": config.device,
+        "batch_size": config.batch_size,
+        "command": job.command,
+        **versions(),
+    }
+    return Outcome(row, transcripts, reused=False)
+
+
+def longest_first(speech: Speech) -> list[int]:
+    """Utterances of similar length share a batch; the longest come first, so that a batch too big fails at once."""
+    durations = [utterance.duration or 0.0 for utterance in speech.utterances]
+    return list(np.argsort(-np.asarray(durations), kind="stable"))
+
+
+def spec_columns(spec: Spec) -> Row:
+    """The spec as columns of a row."""
+    return {
+        "model": spec.model.name,
+        "format": spec.format.name,
+        "granularity": spec.granularity,
+        "group": spec.group,
+        "roles": "+".join(spec.roles) or "none",
+        "dataset": spec.dataset.name,
+        "split": spec.split,
+        "limit": spec.limit,
+        "max_new_tokens": spec.max_new_tokens,
+        "seed": spec.seed,
+        "resamples": spec.resamples,
+    }
+
+
+def utterance_rows(speech: Speech, transcripts: list[Transcript], score: wer.Score) -> list[Row]:
+    """One row for every utterance, in the names that NeMo and the Open ASR leaderboard read: text and pred_text are raw.
+
+    `errors` and `words` are counts after normalisation; null where the reference normalises to nothing and is not scored.
+    """
+    counts = dict(zip(score.ids, zip(score.errors.tolist(), score.words.tolist(), strict=True), strict=True))
+    rows = []
+    for utterance, transcript in zip(speech.utterances, transcripts, strict=True):
+        errors, words = counts.get(utterance.id, (None, None))
+        rows.append(
+            {
+                "id": utterance.id,
+                "duration": round(transcript.duration, 3),
+                "text": utterance.text,
+                "pred_text": transcript.text,
+                "errors": errors,
+                "words": words,
+                "tokens": list(transcript.tokens),
+                "capped": transcript.capped,
+                "cut_seconds": round(transcript.cut_seconds, 3),
+            }
+        )
+    return rows
+
+
+def score_columns(score: wer.Score, spec: Spec) -> Row:
+    interval = statistics.bootstrap_interval(score.errors, score.words, resamples=spec.resamples, seed=spec.seed)
+    return {
+        "wer": score.wer,
+        "wer_ci_low": interval.low,
+        "wer_ci_high": interval.high,
+        "substitutions": score.substitutions,
+        "deletions": score.deletions,
+        "insertions": score.insertions,
+        "reference_words": score.reference_words,
+        "utterances": score.utterances,
+        "cer": score.cer,
+        "dropped_references": score.dropped_references,
+        "empty_hypotheses": score.empty_hypotheses,
+        "repetition_loops": score.repetition_loops,
+        "normaliser": spec.normaliser,
+    }
+
+
+def difference_columns(transcripts: list[Row], reference: Outcome, spec: Spec) -> Row:
+    """The paired comparison with the reference run, over the utterances that are scored."""
+    pairs = [
+        (row, other)
+        for row, other in zip(transcripts, reference.transcripts, strict=True)
+        if row["words"] is not None
+    ]
+    comparison = statistics.compare(
+        np.array([row["errors"] for row, _ in pairs]),
+        np.array([row["words"] for row, _ in pairs]),
+        np.array([other["errors"] for _, other in pairs]),
+        changed=np.array([row["pred_text"] != other["pred_text"] for row, other in pairs]),
+        resamples=spec.resamples,
+        seed=spec.seed,
+    )
+    return {
+        "wer_delta": comparison.delta,
+        "wer_delta_ci_low": comparison.low,
+        "wer_delta_ci_high": comparison.high,
+        "wer_delta_p": comparison.p,
+        "no_worse": comparison.no_worse,
+        "unchanged": comparison.unchanged,
+        "reference": reference.row["fingerprint"],
+    }
+
+
+def size_columns(size: Size) -> Row:
+    return {
+        "linear_bytes": size.linear_bytes,
+        "model_bytes": size.model_bytes,
+        "bits_per_weight": size.bits_per_weight,
+        "compression_ratio": size.compression_ratio,
+    }
+
+
+def transcription_columns(transcription: Transcription) -> Row:
+    return {
+        "rtfx": transcription.rtfx,
+        "audio_seconds": transcription.audio_seconds,
+        "features_seconds": transcription.features_seconds,
+        "generate_seconds": transcription.generate_seconds,
+        "capped_transcripts": transcription.capped,
+        "cut_utterances": transcription.cut,
+    }
+
+
+def installed(library: str) -> str:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def versions() -> Row:
+    libraries = {f"version_{name.replace('-', '_')}": installed(name) for name in LIBRARIES}
+    return libraries | {"version_python": platform.python_version()}

@@ -1,0 +1,91 @@
+"""A job before it runs: a checked configuration with the content that it names found and hashed."""
+
+import json
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+from wq.study import wer
+from wq.study.config import Config, ConfigurationError, DatasetConfig
+from wq.study.datasets import Speech, load_speech
+from wq.study.spec import Source, Spec, effective_spec
+from wq.study.tracking import Store, default_uri
+from wq.whisper.model import Whisper, content_hash, load, locate
+
+
+@dataclass(frozen=True)
+class Job:
+    """A configuration with its effective spec, its test set, and the local directory of its checkpoint."""
+
+    config: Config
+    spec: Spec
+    speech: Speech
+    checkpoint: Path
+    store: Store
+    overrides: tuple[str, ...]
+
+    def reference(self) -> "Job":
+        """The fp32 job that this one is compared with. It is run once, so `rerun` is not for it."""
+        overrides = tuple(text for text in self.overrides if text.startswith(("model", "dataset", "limit")))
+        return replace(
+            self,
+            spec=self.spec.reference(),
+            config=replace(self.config, rerun=False),
+            overrides=(*overrides, "format=fp32"),
+        )
+
+    @property
+    def command(self) -> str:
+        return " ".join(["python -m wq.main", *self.overrides])
+
+
+def prepare(config: Config, overrides: list[str]) -> Job:
+    """Everything that can be checked before a model is loaded. Raises ConfigurationError, ModelError, DataError."""
+    config.number_format  # noqa: B018  a format that cannot be is refused before anything is read
+    device = resolve_device(config.device)
+    checkpoint = locate(config.model.path, config.model.revision)
+    speech = read_test_set(json.dumps(asdict(config.dataset)), config.limit)
+    spec = effective_spec(
+        config,
+        Source(config.model.name, hash_once(checkpoint)),
+        Source(config.dataset.name or speech.name, speech.content_hash),
+        len(speech.utterances),
+        wer.NORMALISER,
+    )
+    store = Store(config.tracking_uri or default_uri(), config.experiment_name)
+    return Job(replace(config, device=device), spec, speech, checkpoint, store, tuple(overrides))
+
+
+@lru_cache(maxsize=4)
+def read_test_set(dataset: str, limit: int | None) -> Speech:
+    """The test set, read once for all jobs of a grid."""
+    return load_speech(DatasetConfig(**json.loads(dataset)), limit=limit)
+
+
+@lru_cache(maxsize=16)
+def hash_once(checkpoint: Path) -> str:
+    return content_hash(checkpoint)
+
+
+@lru_cache(maxsize=1)
+def load_once(checkpoint: Path, device: str) -> Whisper:
+    """The model, loaded once for all jobs of a grid that use it."""
+    return load(checkpoint, device)
+
+
+def resolve_device(device: str) -> str:
+    """The device that is meant. Raises ConfigurationError for one that this machine does not have."""
+    if device == "cpu":
+        return device
+    import torch
+
+    count = torch.cuda.device_count()
+    if device == "auto":
+        return "cuda" if count else "cpu"
+    index = int(device.partition(":")[2] or 0)
+    if index >= count:
+        raise ConfigurationError(
+            f"device={device} is not there: this machine has {count} CUDA devices; give device=cpu"
+            + (f", or cuda:0 to cuda:{count - 1}" if count else "")
+        )
+    return device

@@ -1,0 +1,91 @@
+"""A job's results as files: `result.json` (one flat row), `transcripts.jsonl`, and `error.txt` where it failed.
+
+Files appear whole or not at all: they are written beside their place and then renamed, so that a job that was killed leaves nothing that
+could be taken for a result.
+"""
+
+import json
+import os
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+RESULT, TRANSCRIPTS, REFERENCE, ERROR = "result.json", "transcripts.jsonl", "reference.json", "error.txt"
+
+Row = dict[str, Any]
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file atomically: a reader sees the old one, or all of the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with beside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_row(path: Path, row: Row) -> None:
+    write_whole(path, json.dumps(row, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
+    write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def read_row(path: Path) -> Row:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_rows(path: Path) -> list[Row]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def one_line(error: BaseException) -> str:
+    """An error as one line. What a library says over several is joined; the type is named unless it is a plain refusal."""
+    causes = [error, error.__cause__] if error.__cause__ is not None else [error]
+    text = " ".join(" ".join(str(part) for part in causes).split())
+    return text if isinstance(error, ValueError | OSError) and text else f"{type(error).__name__}: {text}"
+
+
+def write_failure(directory: Path, error: Exception) -> None:
+    """`error.txt`: the error as one line, then where it came from."""
+    trace = "".join(traceback.format_exception(error))
+    write_whole(directory / ERROR, f"{one_line(error)}\n\n{trace}")
+
+
+def collect(sweep: Path) -> list[Row]:
+    """One row for every point of a grid, from its jobs' directories: finished, failed, or not finished, and their references.
+
+    Points with the same fingerprint are reported once.
+    """
+    rows: dict[str, Row] = {}
+    jobs = sorted((path for path in sweep.iterdir() if path.name.isdigit()), key=lambda path: int(path.name))
+    for job in jobs:
+        if (job / REFERENCE).exists():
+            reference = read_row(job / REFERENCE)
+            rows.setdefault(reference["fingerprint"], reference)
+        if (job / RESULT).exists():
+            row = read_row(job / RESULT)
+            rows.setdefault(row["fingerprint"], row)
+        else:
+            failed = (job / ERROR).exists()
+            error = (job / ERROR).read_text(encoding="utf-8").partition("\n")[0] if failed else "did not finish"
+            rows[f"job {job.name}"] = {"point": overrides(job), "status": "failed", "error": error}
+    return list(rows.values())
+
+
+def overrides(job: Path) -> str:
+    """The command-line settings of a job, as Hydra keeps them; its directory's name where there are none."""
+    import yaml
+
+    path = job / ".hydra" / "overrides.yaml"
+    try:
+        return " ".join(yaml.safe_load(path.read_text(encoding="utf-8"))) or f"job {job.name}"
+    except OSError:
+        return f"job {job.name}"

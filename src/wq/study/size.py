@@ -1,0 +1,70 @@
+"""Model size: the exact bytes of a quantized checkpoint's tensors."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers import WhisperForConditionalGeneration
+
+from wq.numerics.formats import Format
+from wq.numerics.storage import Storage, storage
+from wq.whisper.layers import Layer, walk
+
+PLAIN_BITS = 16  # of everything that is not quantized: embeddings, convolutions, norms, biases at fp16
+
+
+@dataclass(frozen=True)
+class Size:
+    """Bits counted exactly, tensor by tensor; bytes as a file holds them, each tensor rounded up to a whole byte."""
+
+    linear_parameters: int
+    linear_bits: int
+    linear_bytes: int
+    other_parameters: int
+    other_bytes: int
+
+    @property
+    def model_bytes(self) -> int:
+        return self.linear_bytes + self.other_bytes
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Of the linear layers, with their scales: the thesis's measure."""
+        return self.linear_bits / self.linear_parameters
+
+    @property
+    def compression_ratio(self) -> float:
+        """The whole checkpoint at fp16 over the whole checkpoint as quantized."""
+        return (self.linear_parameters + self.other_parameters) * PLAIN_BITS / 8 / self.model_bytes
+
+
+def plain_storage(elements: int) -> Storage:
+    return Storage(elements, elements * PLAIN_BITS, 0, 0, 0)
+
+
+def model_size(
+    model: WhisperForConditionalGeneration,
+    quantized: Sequence[Layer],
+    format: Format,
+    granularity: str,
+    group: int | None,
+) -> Size:
+    """Size of the checkpoint with these layers in this format and the rest at fp16; shapes only, weights are not read."""
+    chosen = {layer.name for layer in quantized}
+    layers = list(walk(model))
+    stored = {
+        layer.name: storage(layer.matrix_shape, format, granularity, group)
+        if layer.name in chosen
+        else plain_storage(layer.weight.numel())
+        for layer in layers
+    }
+    linear = [stored[layer.name] for layer in layers if layer.is_linear]
+    walked = [stored[layer.name] for layer in layers if not layer.is_linear]
+    parameters = sum(parameter.numel() for parameter in model.parameters())  # a tied weight counts once
+    rest = parameters - sum(part.elements for part in stored.values())
+    return Size(
+        linear_parameters=sum(part.elements for part in linear),
+        linear_bits=sum(part.total for part in linear),
+        linear_bytes=sum(-(-part.total // 8) for part in linear),
+        other_parameters=rest + sum(part.elements for part in walked),
+        other_bytes=rest * PLAIN_BITS // 8 + sum(-(-part.total // 8) for part in walked),
+    )

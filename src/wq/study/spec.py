@@ -1,0 +1,125 @@
+"""What a job is, exactly: the effective spec, its name and its fingerprint.
+
+The effective spec holds the settings that can change a number: defaults filled in, settings without effect dropped. Two jobs with the
+same fingerprint are the same point, and only the first of them runs. Device, paths, batch size and tracking are no part of it.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+
+from wq.catalogue import load_format
+from wq.numerics.effective import point_name, resolve
+from wq.numerics.formats import Format
+from wq.study.config import Config, ConfigurationError
+
+# Raise these when the code gives other numbers for the same settings: stored results are then not taken for new ones.
+NUMERICS_VERSION = 1
+DECODING_VERSION = 1
+
+DEFAULT_ROLES = ("encoder", "decoder")
+REFERENCE_FORMAT = "fp32"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model or a test set: its readable name, and the hash of its content that identifies it."""
+
+    name: str
+    content_hash: str
+
+
+@dataclass(frozen=True)
+class Spec:
+    """The effective settings of one job. `ignored` names the settings that were given but have no effect."""
+
+    model: Source
+    dataset: Source
+    split: str
+    language: str
+    limit: int | None
+    format: Format
+    granularity: str
+    group: int | None
+    roles: tuple[str, ...]
+    max_new_tokens: int | None
+    seed: int
+    resamples: int
+    normaliser: str
+    ignored: tuple[str, ...] = ()
+
+    @property
+    def is_reference(self) -> bool:
+        return self.format.native_cast == REFERENCE_FORMAT
+
+    @property
+    def point(self) -> str:
+        """The readable name, such as int4-g32, nvfp4-channel, int8-encoder; unique among the points of a model and test set."""
+        name = point_name(self.format, self.granularity, self.group, catalogued(self.format))
+        return name if self.roles in ((), DEFAULT_ROLES) else f"{name}@{'+'.join(self.roles)}"
+
+    @property
+    def fingerprint(self) -> str:
+        settings = asdict(self)
+        for name in ("model", "dataset"):
+            settings[name] = settings[name]["content_hash"]
+        del settings["ignored"]
+        # What the format is called changes no number, so the same format under two names is one point.
+        del settings["format"]["name"]
+        settings["versions"] = [NUMERICS_VERSION, DECODING_VERSION]
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+    def reference(self) -> "Spec":
+        """The fp32 job of the same model and test set, with which this one is compared."""
+        return replace(
+            self,
+            format=resolve(load_format(REFERENCE_FORMAT)).format,
+            granularity="none",
+            group=None,
+            roles=(),
+            ignored=(),
+        )
+
+
+def catalogued(format: Format) -> Format:
+    """The catalogue's format of this name, from whose defaults a point's name tells the differences."""
+    try:
+        return load_format(format.name)
+    except ValueError:  # described on the command line or in a user's own configuration directory
+        return format
+
+
+def effective_spec(
+    config: Config, model: Source, dataset: Source, utterances: int, normaliser: str
+) -> Spec:
+    """The effective spec of a configuration; `utterances` is how many the test set has, limit left aside.
+
+    Raises ConfigurationError for a format that cannot be.
+    """
+    try:
+        effective = resolve(config.number_format, config.granularity, config.group)
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from error
+    ignored = list(effective.ignored)
+    roles = tuple(dict.fromkeys(config.roles))
+    if set(roles) == set(DEFAULT_ROLES):
+        roles = DEFAULT_ROLES
+    if effective.format.native_cast == REFERENCE_FORMAT:
+        ignored += [f"roles=[{','.join(roles)}]"] if roles != DEFAULT_ROLES else []
+        roles = ()
+    return Spec(
+        model=model,
+        dataset=dataset,
+        split=config.dataset.split,
+        language=config.dataset.language,
+        limit=config.limit if config.limit and config.limit < utterances else None,
+        format=effective.format,
+        granularity=effective.granularity,
+        group=effective.group,
+        roles=roles,
+        max_new_tokens=config.max_new_tokens,
+        seed=config.seed,
+        resamples=config.resamples,
+        normaliser=normaliser,
+        ignored=tuple(ignored),
+    )

@@ -1,0 +1,147 @@
+"""Greedy transcription in batches.
+
+The decoding is the checkpoint's own, short form, without timestamps: prompt, suppressed tokens and end of text as its generation
+config says. An utterance's transcript depends on nothing but its audio: features are always padded to the whole window (zero padding
+in mel space is not silence), so batch mates and order do not matter, but for float32 near-ties.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from wq.whisper.model import Whisper
+
+log = logging.getLogger(__name__)
+
+SAMPLING_RATE = 16_000
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """What the model wrote for one utterance: the text as it came, its tokens without prompt and end, and whether it was cut at
+    max_new_tokens; the seconds of audio it is of, and the seconds that did not fit into the model's window."""
+
+    text: str
+    tokens: tuple[int, ...]
+    capped: bool
+    duration: float
+    cut_seconds: float
+
+
+@dataclass
+class Transcription:
+    """The transcripts in the order asked for, and where the time went, in seconds."""
+
+    transcripts: list[Transcript] = field(default_factory=list)
+    features_seconds: float = 0.0
+    generate_seconds: float = 0.0
+
+    @property
+    def audio_seconds(self) -> float:
+        return sum(transcript.duration - transcript.cut_seconds for transcript in self.transcripts)
+
+    @property
+    def seconds(self) -> float:
+        return self.features_seconds + self.generate_seconds
+
+    @property
+    def rtfx(self) -> float:
+        """Seconds of audio transcribed per second, features included, reading of audio files not."""
+        return self.audio_seconds / self.seconds
+
+    @property
+    def capped(self) -> int:
+        return sum(transcript.capped for transcript in self.transcripts)
+
+    @property
+    def cut(self) -> int:
+        """Utterances longer than the model's window, of which only the beginning was transcribed."""
+        return sum(transcript.cut_seconds > 0 for transcript in self.transcripts)
+
+
+def token_limit(whisper: Whisper, max_new_tokens: int | None) -> int:
+    """The longest transcript in tokens: as asked, or half of the decoder's positions as OpenAI's decoding has it.
+
+    Raises ValueError where the decoder has no room for so many.
+    """
+    positions = whisper.model.config.max_target_positions
+    room = positions - (4 if whisper.is_multilingual else 2)  # start, [language, task,] no timestamps
+    limit = max_new_tokens or positions // 2
+    if limit > room:
+        raise ValueError(
+            f"max_new_tokens={limit} does not fit: the decoder has {positions} positions; give at most {room}, or null"
+        )
+    return limit
+
+
+@torch.inference_mode()
+def transcribe(
+    whisper: Whisper,
+    read: Callable[[int], np.ndarray],
+    order: Sequence[int],
+    *,
+    batch_size: int,
+    max_new_tokens: int | None = None,
+    language: str = "en",
+) -> Transcription:
+    """Transcribe the utterances read(i), mono float32 at 16 kHz, for i in 0..len(order)-1, taken in the given order.
+
+    Order is a permutation, best from long to short so that a batch is decoded for no longer than it must; the transcripts come back
+    in the order of i. Audio beyond the model's window is cut off and counted.
+    """
+    limit = token_limit(whisper, max_new_tokens)
+    window = round(whisper.window_seconds * SAMPLING_RATE)
+    task = {"language": language, "task": "transcribe"} if whisper.is_multilingual else {}
+    device = whisper.model.device
+    done: dict[int, Transcript] = {}
+    result = Transcription()
+    # disable=None: silent where there is no terminal, as under Slurm and CI
+    progress = tqdm(total=len(order), unit="utt", desc="transcribe", disable=None, mininterval=0.5, leave=False)
+    with progress:
+        for first in range(0, len(order), batch_size):
+            indices = order[first : first + batch_size]
+            audios = [read(index) for index in indices]
+            started = time.perf_counter()
+            features = whisper.feature_extractor(
+                [audio[:window] for audio in audios],
+                sampling_rate=SAMPLING_RATE,
+                return_tensors="pt",
+                padding="max_length",
+                return_attention_mask=True,
+            ).to(device)
+            featured = time.perf_counter()
+            generated = whisper.model.generate(
+                features.input_features,
+                attention_mask=features.attention_mask,
+                do_sample=False,
+                num_beams=1,
+                return_timestamps=False,
+                max_new_tokens=limit,
+                **task,
+            )
+            rows = generated.tolist()  # also waits for the device
+            result.features_seconds += featured - started
+            result.generate_seconds += time.perf_counter() - featured
+            for index, audio, row in zip(indices, audios, rows, strict=True):
+                done[index] = as_transcript(whisper, row, len(audio), window)
+            progress.update(len(indices))
+    result.transcripts = [done[index] for index in range(len(order))]
+    return result
+
+
+def as_transcript(whisper: Whisper, row: list[int], samples: int, window: int) -> Transcript:
+    """A row of generated ids, which ends in end-of-text padding unless it was cut at the limit."""
+    end = whisper.model.generation_config.eos_token_id
+    tokens = row[: row.index(end)] if end in row else row
+    return Transcript(
+        text=whisper.tokenizer.decode(tokens, skip_special_tokens=True).strip(),
+        tokens=tuple(tokens),
+        capped=end not in row,
+        duration=samples / SAMPLING_RATE,
+        cut_seconds=max(samples - window, 0) / SAMPLING_RATE,
+    )

@@ -1,0 +1,67 @@
+"""The weights of a Whisper model that can be quantized, by role.
+
+Found by walking the model's own structure, never by matching names. Roles:
+
+    encoder.self_attn.{q,k,v,out}   encoder.mlp.{fc1,fc2}
+    decoder.self_attn.{q,k,v,out}   decoder.cross_attn.{q,k,v,out}   decoder.mlp.{fc1,fc2}
+    conv.{conv1,conv2}              embedding (the token embedding and the output head tied to it)
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from torch import nn
+from transformers import WhisperForConditionalGeneration
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One weight: its module's qualified name, its role, and the parameter [N, ...]."""
+
+    name: str
+    role: str
+    weight: nn.Parameter
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether it is one of the linear layers of encoder and decoder, whose size the study reports."""
+        return self.role.startswith(("encoder.", "decoder."))
+
+    @property
+    def matrix_shape(self) -> tuple[int, int]:
+        """[N, K] as it is quantized: a convolution's kernel [N, C, width] is a matrix [N, C * width]."""
+        return self.weight.shape[0], self.weight[0].numel()
+
+
+def walk(model: WhisperForConditionalGeneration) -> Iterator[Layer]:
+    """Every quantizable weight of the model, in the order of the computation."""
+    encoder, decoder = model.model.encoder, model.model.decoder
+    yield Layer("model.encoder.conv1", "conv.conv1", encoder.conv1.weight)
+    yield Layer("model.encoder.conv2", "conv.conv2", encoder.conv2.weight)
+    for side, stack in (("encoder", encoder), ("decoder", decoder)):
+        for index, block in enumerate(stack.layers):
+            prefix = f"model.{side}.layers.{index}"
+            attentions = {"self_attn": "self_attn"} | ({"encoder_attn": "cross_attn"} if side == "decoder" else {})
+            for attribute, role in attentions.items():
+                for projection in ("q", "k", "v", "out"):
+                    linear = getattr(getattr(block, attribute), f"{projection}_proj")
+                    name = f"{prefix}.{attribute}.{projection}_proj"
+                    yield Layer(name, f"{side}.{role}.{projection}", linear.weight)
+            for linear in ("fc1", "fc2"):
+                yield Layer(f"{prefix}.{linear}", f"{side}.mlp.{linear}", getattr(block, linear).weight)
+    yield Layer("model.decoder.embed_tokens", "embedding", decoder.embed_tokens.weight)
+
+
+def matches(role: str, pattern: str) -> bool:
+    """Whether a pattern names this role: the role itself, a beginning of it at a dot, or a shell-style pattern."""
+    return role == pattern or role.startswith(f"{pattern}.") or fnmatchcase(role, pattern)
+
+
+def select(layers: Sequence[Layer], roles: Sequence[str]) -> list[Layer]:
+    """The layers that any of the patterns names. Raises ValueError for a pattern that names none."""
+    for pattern in roles:
+        if not any(matches(layer.role, pattern) for layer in layers):
+            known = ", ".join(dict.fromkeys(layer.role for layer in layers))
+            raise ValueError(f"role {pattern} matches no layer; choose among {known}, or the beginning of one")
+    return [layer for layer in layers if any(matches(layer.role, pattern) for pattern in roles)]
