@@ -49,7 +49,7 @@ def expected_exponent(amax: float, rule: str, largest: float, mantissa_bits: int
 @given(amax=positive)
 def test_e8m0_rules(name, rule, amax):
     format = replace(load_format(name), scale_rule=rule)
-    mantissa_bits = format.bits - 2 if format.element == "int" else format.mantissa_bits
+    mantissa_bits = format.bits - 2 if format.element == "int" else format.mantissa_bits or 0
     exponent = max(-127, min(127, expected_exponent(amax, rule, format.max, mantissa_bits)))
     assert e8m0_scale(torch.tensor([amax]), format).item() == 2.0**exponent
 
