@@ -1,0 +1,79 @@
+"""Encoded audio, examined by its header and decoded to samples."""
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+# What libsndfile decodes
+SUFFIXES = (".flac", ".wav", ".ogg", ".opus", ".mp3")
+
+
+class DataError(ValueError):
+    """Data that cannot be used: one line that names the file or utterance, the rule and the remedy."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a dataset says of one utterance, and where: `audio` names the recording in messages, `encoded`
+    gives its bytes, `duration` is in seconds where it is stated."""
+
+    id: str
+    text: str
+    where: str
+    audio: str
+    encoded: Callable[[], bytes] = field(repr=False)
+    duration: float | None = None
+
+
+def measure(encoded: bytes, entry: Entry) -> float:
+    """Seconds of audio, from the header alone.
+
+    Raises:
+        DataError: it is no audio, or empty.
+    """
+    import soundfile
+
+    try:
+        header = soundfile.info(io.BytesIO(encoded))
+    except soundfile.LibsndfileError as error:
+        raise DataError(f"{_named(entry)} is no audio ({_reason(error)}); restore or remove it") from error
+    if header.frames == 0:
+        raise DataError(f"{_named(entry)} is empty, 0 samples; restore or remove it")
+    return header.frames / header.samplerate
+
+
+def decode(encoded: bytes, entry: Entry) -> tuple["np.ndarray", int]:
+    """Samples, float32 [samples, channels], and their rate in Hz.
+
+    Raises:
+        DataError: it cannot be decoded to its end, or holds NaN or Inf.
+    """
+    import numpy as np
+    import soundfile
+
+    try:
+        with soundfile.SoundFile(io.BytesIO(encoded)) as audio:
+            samples = audio.read(dtype="float32", always_2d=True)
+            expected, rate = audio.frames, audio.samplerate
+    except soundfile.LibsndfileError as error:
+        raise DataError(f"{_named(entry)} is corrupt ({_reason(error)}); restore or remove it") from error
+    if len(samples) < expected:
+        raise DataError(
+            f"{_named(entry)} is corrupt: {len(samples)} of {expected} samples can be decoded; "
+            "restore or remove it"
+        )
+    if not np.isfinite(samples).all():
+        raise DataError(f"{_named(entry)} holds NaN or Inf samples; export it anew")
+    return samples, rate
+
+
+def _named(entry: Entry) -> str:
+    return f"utterance {entry.id}: {entry.audio}"
+
+
+def _reason(error: Exception) -> str:
+    return str(error).split(": ", 1)[-1].strip().rstrip(".")
