@@ -1,0 +1,212 @@
+"""Word error rate: Whisper's text normalisation, jiwer's alignment, counts first and rates derived from them.
+
+    WER = (substitutions + deletions + insertions) / reference words
+
+pooled over the corpus, never a mean of per-utterance rates. jiwer, evaluate and the normaliser are imported
+on first use, so that this module costs nothing to import.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from functools import cache, lru_cache
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+# For the record: only rates under the same normaliser compare. The number in front counts our own changes.
+NORMALISER = f"1+whisper_normalizer-{version('whisper_normalizer')}"
+
+# Written without spaces between words: each character counts as a word (Radford et al. 2022, appendix D.2.2).
+UNSPACED = ("zh", "yue", "ja", "th", "lo", "my")
+
+# What whisper_normalizer adds to Whisper's own rules; the last turns "a good cause" into "a good because".
+FOREIGN_RULES = (r"\bkinda\b", r"\bsorta\b", r"\bdunno\b", r"\bcause\b")
+
+LOOP_ROUNDS = 4
+
+
+@dataclass(frozen=True)
+class Score:
+    """How a set of transcripts differs from its references.
+
+    utterances          those scored; `ids`, `errors` and `words` have one entry for each, in the order given
+    dropped_references  utterances left out, because their reference normalises to nothing
+    empty_hypotheses    scored utterances whose hypothesis normalises to nothing: all deletions
+    repetition_loops    scored utterances whose hypothesis ends in a loop (see `ends_in_loop`) and whose
+                        reference does not
+    errors, words       int64 [utterances]: word errors, and reference words (each at least 1)
+    """
+
+    substitutions: int
+    deletions: int
+    insertions: int
+    hits: int
+    reference_words: int
+    character_errors: int
+    reference_characters: int
+    utterances: int
+    dropped_references: int
+    empty_hypotheses: int
+    repetition_loops: int
+    ids: tuple[str, ...] = field(repr=False)
+    errors: "np.ndarray" = field(repr=False, compare=False)
+    words: "np.ndarray" = field(repr=False, compare=False)
+
+    @property
+    def wer(self) -> float:
+        """Above 1 where insertions abound."""
+        return (self.substitutions + self.deletions + self.insertions) / self.reference_words
+
+    @property
+    def cer(self) -> float:
+        """Character error rate of the same normalised texts, spaces included."""
+        return self.character_errors / self.reference_characters
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.type is int}
+
+
+def score(
+    ids: Sequence[str], references: Sequence[str], hypotheses: Sequence[str], language: str = "en"
+) -> Score:
+    """Score raw `hypotheses` against raw `references`, utterance by utterance.
+
+    ValueError: unequal lengths, an id that occurs twice, or no reference with a word in it.
+    """
+    import jiwer
+    import numpy as np
+
+    if not len(ids) == len(references) == len(hypotheses):
+        raise ValueError(
+            f"{len(ids)} ids, {len(references)} references, {len(hypotheses)} hypotheses; "
+            "give as many of each"
+        )
+    if len(set(ids)) < len(ids):
+        twice = next(id for id, times in Counter(ids).items() if times > 1)
+        raise ValueError(f"id {twice} occurs twice; give every utterance its own")
+
+    # jiwer takes an empty reference without complaint, and counts its insertions over no words
+    scored = [n for n, reference in enumerate(references) if normalise(reference, language)]
+    if not scored:
+        raise ValueError(
+            f"none of the {len(ids)} references has a word in it; check the dataset's text column"
+        )
+    normal_references = [normalise(references[n], language) for n in scored]
+    normal_hypotheses = [normalise(hypotheses[n], language) for n in scored]
+    words = jiwer.process_words(normal_references, normal_hypotheses)
+    characters = jiwer.process_characters(normal_references, normal_hypotheses)
+    return Score(
+        substitutions=words.substitutions,
+        deletions=words.deletions,
+        insertions=words.insertions,
+        hits=words.hits,
+        reference_words=words.hits + words.substitutions + words.deletions,
+        character_errors=characters.substitutions + characters.deletions + characters.insertions,
+        reference_characters=characters.hits + characters.substitutions + characters.deletions,
+        utterances=len(scored),
+        dropped_references=len(ids) - len(scored),
+        empty_hypotheses=sum(not hypothesis for hypothesis in normal_hypotheses),
+        repetition_loops=sum(
+            ends_in_loop(hypotheses[n], language) and not ends_in_loop(references[n], language)
+            for n in scored
+        ),
+        ids=tuple(ids[n] for n in scored),
+        errors=np.fromiter(_errors(words.alignments), np.int64, len(scored)),
+        words=np.array([len(reference) for reference in words.references], np.int64),
+    )
+
+
+def _errors(alignments: Sequence[Sequence[Any]]) -> Iterator[int]:
+    for alignment in alignments:
+        yield sum(
+            max(chunk.ref_end_idx - chunk.ref_start_idx, chunk.hyp_end_idx - chunk.hyp_start_idx)
+            for chunk in alignment
+            if chunk.type != "equal"
+        )
+
+
+@lru_cache(maxsize=1 << 16)  # a grid scores the same references, and mostly the same hypotheses, in every job
+def normalise(text: str, language: str = "en") -> str:
+    """`text` as Whisper's authors score it: English by their English normaliser (numbers, contractions,
+    spelling, fillers), every other language by their basic one (case, punctuation, symbols), with characters
+    as words for the `UNSPACED`.
+
+    Radford et al. 2022, appendix C.
+    """
+    return _normaliser(language.lower().replace("_", "-").split("-")[0])(text).strip()
+
+
+@cache
+def _normaliser(language: str):
+    from whisper_normalizer.basic import BasicTextNormalizer
+    from whisper_normalizer.english import EnglishTextNormalizer
+
+    if language not in ("en", "english"):
+        return BasicTextNormalizer(split_letters=language in UNSPACED)
+    normaliser = EnglishTextNormalizer()
+    for rule in FOREIGN_RULES:
+        normaliser.replacers.pop(rule, None)
+    return normaliser
+
+
+def ends_in_loop(text: str, language: str = "en") -> bool:
+    """Whether the last words are one phrase said at least `LOOP_ROUNDS` times in a row, the last round
+    possibly cut short.
+
+    Words are those of the basic normaliser: the English one would join "nine nine nine nine" into a number.
+    """
+    words = normalise(text, "" if language not in UNSPACED else language).split()[::-1]
+    # The prefix function of Knuth, Morris and Pratt over the reversed words: the last `size` words of the
+    # text repeat with a period of `size - border`.
+    border = [0] * len(words)
+    for n in range(1, len(words)):
+        length = border[n - 1]
+        while length and words[n] != words[length]:
+            length = border[length - 1]
+        border[n] = length + (words[n] == words[length])
+        size = n + 1
+        if size >= LOOP_ROUNDS * (size - border[n]):
+            return True
+    return False
+
+
+@cache
+def _metric():
+    import datasets
+    import evaluate
+
+    class WER(evaluate.Metric):
+        """`score` as an `evaluate` metric that needs no network.
+
+        `WER().compute(predictions=..., references=..., language="en")` returns wer, cer and every count
+        of `Score`.
+        """
+
+        def __init__(self, *args, keep_in_memory: bool = True, **kwargs):
+            super().__init__(*args, keep_in_memory=keep_in_memory, **kwargs)
+
+        def _info(self):
+            text = datasets.Value("string")
+            return evaluate.MetricInfo(
+                description="Word error rate after Whisper's text normalisation.",
+                citation="",
+                features=datasets.Features({"predictions": text, "references": text}),
+            )
+
+        def _compute(self, *, predictions=None, references=None, language: str = "en", **_):
+            predictions, references = predictions or [], references or []
+            result = score([str(n) for n in range(len(references))], references, predictions, language)
+            return {"wer": result.wer, "cer": result.cer, **result.counts}
+
+    return WER
+
+
+def __getattr__(name: str):
+    """`WER`, built on first use: `evaluate` takes seconds to import."""
+    if name == "WER":
+        return _metric()
+    raise AttributeError(f"module {__name__} has no attribute {name}")
