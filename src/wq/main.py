@@ -19,16 +19,11 @@ register_schema()
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
 def job(composed: DictConfig) -> None:
-    from wq.study import results
+    from wq.study import grid
 
     directory = Path(HydraConfig.get().runtime.output_dir)
-    try:
+    with grid.kept_failure(directory):
         run(as_config(composed), directory, list(HydraConfig.get().overrides.task))
-    except Exception as error:
-        results.write_failure(directory, error)
-        if HydraConfig.get().mode.name == "MULTIRUN":  # the others go on; the grid's end tells it once more
-            print(f"failed: {results.one_line(error)}", file=sys.stderr)
-        raise
 
 
 def run(config: Config, directory: Path, overrides: list[str]) -> None:
@@ -43,6 +38,8 @@ def run(config: Config, directory: Path, overrides: list[str]) -> None:
     reference = None if job.spec.is_reference else evaluation.obtain(job.reference(), directory / "reference")
     if reference:
         results.write_row(directory / results.REFERENCE, reference.row)
+        if not reference.reused:
+            print(report.format_line(reference.row))
     outcome = evaluation.obtain(job, directory, reference)
     print(report.format_line(outcome.row) + ("  (from the store)" if outcome.reused else ""))
 

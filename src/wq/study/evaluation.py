@@ -80,7 +80,7 @@ def evaluate(job: Job, reference: Outcome | None) -> Outcome:
     whisper = load_once(job.checkpoint, config.device)
     clock.append(time.perf_counter())
     layers = select(list(walk(whisper.model)), spec.roles)
-    with quantized_weights(layers, spec.format, spec.granularity, spec.group):
+    with quantized_weights(layers, *spec.quantizer):
         clock.append(time.perf_counter())
         transcription = transcribe(
             whisper,
@@ -90,7 +90,7 @@ def evaluate(job: Job, reference: Outcome | None) -> Outcome:
             max_new_tokens=spec.max_new_tokens,
             language=config.model.language,
         )
-    size = model_size(whisper.model, layers, spec.format, spec.granularity, spec.group)
+    size = model_size(whisper.model, layers, *spec.quantizer)
     score = wer.score(
         [utterance.id for utterance in speech.utterances],
         [utterance.text for utterance in speech.utterances],
@@ -132,7 +132,7 @@ def spec_columns(spec: Spec) -> Row:
         "format": spec.format.name,
         "granularity": spec.granularity,
         "group": spec.group,
-        "roles": "+".join(spec.roles) or "none",
+        "roles": "+".join(spec.roles),
         "dataset": spec.dataset.name,
         "split": spec.split,
         "limit": spec.limit,

@@ -10,6 +10,7 @@ from wq.numerics.storage import Storage, storage
 from wq.whisper.layers import Layer, walk
 
 PLAIN_BITS = 16  # of everything that is not quantized: embeddings, convolutions, norms, biases at fp16
+REFERENCE_BITS = 32  # of everything in the fp32 reference
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,6 @@ class Size:
         return (self.linear_parameters + self.other_parameters) * PLAIN_BITS / 8 / self.model_bytes
 
 
-def plain_storage(elements: int) -> Storage:
-    return Storage(elements, elements * PLAIN_BITS, 0, 0, 0)
-
-
 def model_size(
     model: WhisperForConditionalGeneration,
     quantized: Sequence[Layer],
@@ -48,13 +45,17 @@ def model_size(
     granularity: str,
     group: int | None,
 ) -> Size:
-    """Size of the checkpoint with these layers in this format and the rest at fp16; shapes only, weights are not read."""
+    """Size of the checkpoint with these layers in this format and the rest at fp16; shapes only, weights are not read.
+
+    With format fp32 it is the reference's, all of it at fp32.
+    """
+    plain_bits = REFERENCE_BITS if format.native_cast == "fp32" else PLAIN_BITS
     chosen = {layer.name for layer in quantized}
     layers = list(walk(model))
     stored = {
         layer.name: storage(layer.matrix_shape, format, granularity, group)
         if layer.name in chosen
-        else plain_storage(layer.weight.numel())
+        else Storage(layer.weight.numel(), layer.weight.numel() * plain_bits, 0, 0, 0)
         for layer in layers
     }
     linear = [stored[layer.name] for layer in layers if layer.is_linear]
@@ -66,5 +67,5 @@ def model_size(
         linear_bits=sum(part.total for part in linear),
         linear_bytes=sum(-(-part.total // 8) for part in linear),
         other_parameters=rest + sum(part.elements for part in walked),
-        other_bytes=rest * PLAIN_BITS // 8 + sum(-(-part.total // 8) for part in walked),
+        other_bytes=rest * plain_bits // 8 + sum(-(-part.total // 8) for part in walked),
     )

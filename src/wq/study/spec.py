@@ -53,10 +53,15 @@ class Spec:
         return self.format.native_cast == REFERENCE_FORMAT
 
     @property
+    def quantizer(self) -> tuple[Format, str, int | None]:
+        """Format, granularity and group as `fake_quantize` and `storage` take them; a cast has scales at none."""
+        return self.format, "tensor" if self.granularity == "none" else self.granularity, self.group
+
+    @property
     def point(self) -> str:
         """The readable name, such as int4-g32, nvfp4-channel, int8-encoder; unique among the points of a model and test set."""
-        name = point_name(self.format, self.granularity, self.group, catalogued(self.format))
-        return name if self.roles in ((), DEFAULT_ROLES) else f"{name}@{'+'.join(self.roles)}"
+        name = point_name(*self.quantizer, catalogued(self.format))
+        return name if self.roles == DEFAULT_ROLES else f"{name}@{'+'.join(self.roles)}"
 
     @property
     def fingerprint(self) -> str:
@@ -76,7 +81,7 @@ class Spec:
             format=resolve(load_format(REFERENCE_FORMAT)).format,
             granularity="none",
             group=None,
-            roles=(),
+            roles=DEFAULT_ROLES,
             ignored=(),
         )
 
@@ -106,7 +111,7 @@ def effective_spec(
         roles = DEFAULT_ROLES
     if effective.format.native_cast == REFERENCE_FORMAT:
         ignored += [f"roles=[{','.join(roles)}]"] if roles != DEFAULT_ROLES else []
-        roles = ()
+        roles = DEFAULT_ROLES
     return Spec(
         model=model,
         dataset=dataset,

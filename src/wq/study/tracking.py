@@ -31,11 +31,12 @@ PARENT, NAME, USER, SOURCE = "mlflow.parentRunId", "mlflow.runName", "mlflow.use
 FINGERPRINT, GRID, HOST, PID, FAILURE = "wq.fingerprint", "wq.grid", "wq.host", "wq.pid", "wq.error"
 TAGGED = ("model", "format", "granularity", "group", "dataset", "split", "point")
 PARENT_VARIABLE = "WQ_PARENT_RUN"
+SQLITE = "sqlite:///"
 
 
 def default_uri() -> str:
     """The environment's store, or MLflow's own default, which a bare `mlflow ui` in this directory shows."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{Path.cwd() / 'mlflow.db'}"
 
 
 @dataclass(frozen=True)
@@ -50,26 +51,34 @@ class Store:
         # before the import, which reads them
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         # The first answer of a server that is down would else take minutes.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-        logging.getLogger("alembic").setLevel(logging.WARNING)
         from mlflow import MlflowClient
+
+        for chatty in ("alembic", "mlflow"):
+            logging.getLogger(chatty).setLevel(logging.WARNING)
 
         return MlflowClient(tracking_uri=self.uri)
 
     @cached_property
     def experiment_id(self) -> str:
         """The experiment's id. A fresh SQLite file is migrated by whoever opens it first, so one process at a time."""
-        if not self.uri.startswith("sqlite:///"):
+        if not self.uri.startswith(SQLITE):
             return self._find_or_create()
-        database = Path(self.uri.removeprefix("sqlite:///"))
+        database = Path(self.uri.removeprefix(SQLITE))
         database.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{database}.lock"):
             return self._find_or_create()
 
     def _find_or_create(self) -> str:
         found = self.client.get_experiment_by_name(self.experiment)
-        return found.experiment_id if found else self.client.create_experiment(self.experiment)
+        if found:
+            return found.experiment_id
+        artifacts = None  # a server knows its own place
+        if self.uri.startswith(SQLITE):
+            artifacts = (Path(self.uri.removeprefix(SQLITE)).absolute().parent / "mlruns").as_uri()
+        return self.client.create_experiment(self.experiment, artifact_location=artifacts)
 
     def find(self, fingerprint: str) -> "Run | None":
         """The newest finished run of a point."""

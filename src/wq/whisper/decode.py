@@ -5,7 +5,6 @@ config says. An utterance's transcript depends on nothing but its audio: feature
 in mel space is not silence), so batch mates and order do not matter, but for float32 near-ties.
 """
 
-import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,10 +12,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from tqdm import tqdm
+from transformers.utils import logging as transformers_logging
 
 from wq.whisper.model import Whisper
-
-log = logging.getLogger(__name__)
 
 SAMPLING_RATE = 16_000
 
@@ -69,12 +67,11 @@ def token_limit(whisper: Whisper, max_new_tokens: int | None) -> int:
 
     Raises ValueError where the decoder has no room for so many.
     """
-    positions = whisper.model.config.max_target_positions
-    room = positions - (4 if whisper.is_multilingual else 2)  # start, [language, task,] no timestamps
-    limit = max_new_tokens or positions // 2
-    if limit > room:
+    limit = max_new_tokens or whisper.model.config.max_target_positions // 2
+    if limit > whisper.max_new_tokens:
         raise ValueError(
-            f"max_new_tokens={limit} does not fit: the decoder has {positions} positions; give at most {room}, or null"
+            f"max_new_tokens={limit} does not fit beside the prompt; this decoder has room for {whisper.max_new_tokens}: "
+            "give fewer, or null"
         )
     return limit
 
@@ -94,6 +91,7 @@ def transcribe(
     Order is a permutation, best from long to short so that a batch is decoded for no longer than it must; the transcripts come back
     in the order of i. Audio beyond the model's window is cut off and counted.
     """
+    transformers_logging.set_verbosity_error()  # it warns of max_new_tokens and max_length at every batch
     limit = token_limit(whisper, max_new_tokens)
     window = round(whisper.window_seconds * SAMPLING_RATE)
     task = {"language": language, "task": "transcribe"} if whisper.is_multilingual else {}

@@ -1,0 +1,66 @@
+# `make` explains itself. Every target sets up what it needs in .venv; nothing is installed outside of it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: help
+help: ## This help
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/pyvenv.cfg:
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; v < (3, 11) or v > (3, 13) and sys.exit(1)' || \
+		{ echo "wq needs Python 3.11, 3.12 or 3.13; say which with: make PYTHON=python3.11 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# torch first and by its exact version: asked for as a dependency, some indexes answer with another build
+$(VENV)/.installed: $(VENV)/pyvenv.cfg pyproject.toml constraints.txt
+	$(INSTALL) "$$(grep '^torch==' constraints.txt)"
+	$(INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.developed: $(VENV)/.installed
+	$(INSTALL) --editable '.[dev,cluster]'
+	@touch $@
+
+.PHONY: setup
+setup: $(VENV)/.installed ## Install wq into .venv
+
+.PHONY: demo
+demo: $(VENV)/.installed ## Four jobs on the shipped model and speech, their table and their report
+	$(BIN)/python -m wq.main -m format=int4,nvfp4 group=32,128
+
+.PHONY: test
+test: $(VENV)/.developed ## The fast tests
+	$(BIN)/pytest --numprocesses 2
+
+.PHONY: test-all
+test-all: $(VENV)/.developed ## Every test that this machine can run; each skip says what is missing
+	$(BIN)/pytest -m 'not hub' -rs
+
+.PHONY: lint
+lint: $(VENV)/.developed ## ruff (lint and format) and pyright
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+.PHONY: format
+format: $(VENV)/.developed ## Let ruff rewrite what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: ui
+ui: $(VENV)/.installed ## MLflow's own page on the same runs, on loopback only
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true $(BIN)/mlflow ui --host 127.0.0.1 --workers 1
+
+.PHONY: refs
+refs: $(VENV)/.developed ## Also install the toolkits that the numerics are proven against
+	$(INSTALL) --editable '.[refs]'
+
+.PHONY: nano
+nano: $(VENV)/.installed ## Make the shipped checkpoint and test set anew (hours; needs flite, espeak-ng, festival)
+	recipes/nano/make.sh build/nano
+
+.PHONY: clean
+clean: ## Remove .venv and caches; runs and the store stay
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis

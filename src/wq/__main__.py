@@ -1,0 +1,43 @@
+"""The console script `wq`, the same as `python -m wq`: one subcommand for every file in `wq.commands`."""
+
+import importlib
+import sys
+from pathlib import Path
+
+USAGE = """wq measures what quantization does to Whisper speech recognition.
+
+usage: wq COMMAND [key=value ...]
+
+{commands}
+
+`wq run` is `python -m wq.main`: one job, or with -m a grid. `wq COMMAND --help` says more."""
+
+
+def commands() -> dict[str, str]:
+    """Every subcommand and the first line of its module's docstring."""
+    folder = Path(__file__).parent / "commands"
+    names = sorted(path.stem for path in folder.glob("[a-z]*.py"))
+    return {name: (load(name).__doc__ or "").splitlines()[0] for name in names}
+
+
+def load(name: str):
+    return importlib.import_module(f"wq.commands.{name}")
+
+
+def main() -> None:
+    arguments = sys.argv[1:]
+    known = commands()
+    if not arguments or arguments[0] in ("-h", "--help"):
+        lines = (f"  {name:<10}{summary}" for name, summary in known.items())
+        print(USAGE.format(commands="\n".join(lines)))
+        return
+    name, *rest = arguments
+    if name not in known:
+        print(f"error: wq {name} is no command; choose one of {', '.join(known)}", file=sys.stderr)
+        sys.exit(1)
+    sys.argv = [f"wq {name}", *rest]
+    load(name).main()
+
+
+if __name__ == "__main__":
+    main()

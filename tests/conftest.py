@@ -1,0 +1,54 @@
+"""What several tests share: the shipped model and speech, and the real command line in an empty directory."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+REAL = REPOSITORY.parent / "shared" / "real"
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def wq(tmp_path: Path) -> Run:
+    """`python -m wq.main ARGUMENTS` in an empty directory, with a store of its own."""
+
+    def run(*arguments: str, module: str = "wq.main", **environment: str) -> subprocess.CompletedProcess[str]:
+        inherited = {
+            name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW", "HYDRA", "WQ", "HF_"))
+        }
+        # One thread for each of the two test processes
+        settings = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        return subprocess.run(
+            [sys.executable, "-m", module, *arguments],
+            cwd=tmp_path,
+            env=inherited | settings | environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def nano():
+    """The shipped model."""
+    from wq.whisper.model import load, locate
+
+    return load(locate("wq:nano"))
+
+
+@pytest.fixture(scope="session")
+def commands():
+    """The shipped test set's clean split."""
+    from wq.study.config import DatasetConfig
+    from wq.study.datasets import load_speech
+
+    return load_speech(DatasetConfig(source="manifest", path="wq:commands", split="clean"))
