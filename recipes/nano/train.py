@@ -166,7 +166,7 @@ def evaluate(model, corpus: Corpus, tokenizer, split: str, count: int = 96) -> f
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("work", type=Path)
-    parser.add_argument("--presentations", type=int, default=160_000)
+    parser.add_argument("--presentations", type=int, default=80_000)
     parser.add_argument("--batch", type=int, default=24)
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--stop", type=int, default=10**9, help="leave after so many presentations (to time a step)")

@@ -43,7 +43,8 @@ def read_row(path: Path) -> Row:
 
 
 def read_rows(path: Path) -> list[Row]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    # not splitlines, which also splits at U+2028, a character that JSON leaves as it is
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 def one_line(error: BaseException) -> str:

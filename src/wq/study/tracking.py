@@ -8,7 +8,7 @@ import logging
 import os
 import socket
 import time
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -58,27 +58,29 @@ class Store:
 
         for chatty in ("alembic", "mlflow"):
             logging.getLogger(chatty).setLevel(logging.WARNING)
+        with self._alone():
+            return MlflowClient(tracking_uri=self.uri)
 
-        return MlflowClient(tracking_uri=self.uri)
+    def _alone(self) -> AbstractContextManager[object]:
+        """A fresh SQLite file is migrated by everyone who finds it so: one process at a time may look."""
+        if not self.uri.startswith(SQLITE):
+            return nullcontext()
+        database = Path(self.uri.removeprefix(SQLITE))
+        database.parent.mkdir(parents=True, exist_ok=True)
+        return FileLock(f"{database}.lock")
 
     @cached_property
     def experiment_id(self) -> str:
-        """The experiment's id. A fresh SQLite file is migrated by whoever opens it first, so one process at a time."""
-        if not self.uri.startswith(SQLITE):
-            return self._find_or_create()
-        database = Path(self.uri.removeprefix(SQLITE))
-        database.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{database}.lock"):
-            return self._find_or_create()
-
-    def _find_or_create(self) -> str:
-        found = self.client.get_experiment_by_name(self.experiment)
-        if found:
-            return found.experiment_id
-        artifacts = None  # a server knows its own place
-        if self.uri.startswith(SQLITE):
-            artifacts = (Path(self.uri.removeprefix(SQLITE)).absolute().parent / "mlruns").as_uri()
-        return self.client.create_experiment(self.experiment, artifact_location=artifacts)
+        """The experiment's id; it is created where it is not there yet."""
+        client = self.client
+        with self._alone():
+            found = client.get_experiment_by_name(self.experiment)
+            if found:
+                return found.experiment_id
+            artifacts = None  # a server knows its own place
+            if self.uri.startswith(SQLITE):
+                artifacts = (Path(self.uri.removeprefix(SQLITE)).absolute().parent / "mlruns").as_uri()
+            return client.create_experiment(self.experiment, artifact_location=artifacts)
 
     def find(self, fingerprint: str) -> "Run | None":
         """The newest finished run of a point."""
