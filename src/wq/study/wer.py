@@ -176,8 +176,8 @@ def ends_in_loop(text: str, language: str = "en") -> bool:
 
 @cache
 def _metric():
-    import datasets
     import evaluate
+    from evaluate.info import Features, MetricInfo, Value
 
     class WER(evaluate.Metric):
         """`score` as an `evaluate` metric that needs no network.
@@ -190,11 +190,11 @@ def _metric():
             super().__init__(*args, keep_in_memory=keep_in_memory, **kwargs)
 
         def _info(self):
-            text = datasets.Value("string")
-            return evaluate.MetricInfo(
+            text = Value("string")
+            return MetricInfo(
                 description="Word error rate after Whisper's text normalisation.",
                 citation="",
-                features=datasets.Features({"predictions": text, "references": text}),
+                features=Features({"predictions": text, "references": text}),
             )
 
         def _compute(self, *, predictions=None, references=None, language: str = "en", **_):
