@@ -31,8 +31,7 @@ def round_floats_(x: Tensor, exponent_bits: int, mantissa_bits: int) -> Tensor:
     magic.add_((MANTISSA_BITS - mantissa_bits) << MANTISSA_BITS)
     magic = magic.view(torch.float32)
     magic.copysign_(x)  # |x| + magic stays in one binade, x - magic would not
-    rounded = (x + magic).sub_(magic)
-    return x.copy_(rounded.copysign_(magic))  # a small negative value becomes -0, as in hardware
+    return x.add_(magic).sub_(magic).copysign_(magic)  # a small negative value becomes -0, as in hardware
 
 
 def round_elements_(x: Tensor, format: Format, zero_point: Tensor | None = None) -> Tensor:
@@ -53,32 +52,26 @@ def round_elements_(x: Tensor, format: Format, zero_point: Tensor | None = None)
         x.add_(0.0)  # an integer zero has no sign
         return x.mul_(format.unit) if format.unit != 1.0 else x
     if format.element == "levels":
-        values, edges = _levels(format, x.device)
-        return (
-            torch.take(values, torch.bucketize(x, edges), out=x)
-            if x.is_contiguous()
-            else x.copy_(values[torch.bucketize(x, edges)])
-        )
+        return x.copy_(_levels(format, x.device)[torch.bucketize(x, level_edges(format, x.device))])
     x.clamp_(-format.max, format.max)
     if format.native_cast:
         return x.copy_(x.to(CAST_DTYPES[format.native_cast]))
     return round_floats_(x, format.exponent_bits or 0, format.mantissa_bits or 0)
 
 
+def _levels(format: Format, device: torch.device) -> Tensor:
+    return torch.tensor(format.code_book, dtype=torch.float32, device=device)
+
+
 @lru_cache
-def _levels(format: Format, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Values of a levels element and the upper edges (inclusive) of the intervals that round to all but the
-    last."""
-    values = torch.tensor(format.code_book, dtype=torch.float32, device=device)
-    middles = (values[:-1].double() + values[1:].double()) / 2
+def level_edges(format: Format, device: torch.device) -> Tensor:
+    """The largest float32 that rounds to each level but the last: middles, ties belonging to even codes."""
+    values = _levels(format, device).double()
+    middles = (values[:-1] + values[1:]) / 2
     edges = middles.float()
-    too_high = edges.double() > middles
-    edges[too_high] = torch.nextafter(edges[too_high], torch.tensor(-math.inf, device=device))
-    # edges are now the largest float32 not above the middle; an exact tie after an odd code belongs to the
-    # next one
-    tie_goes_up = (edges.double() == middles) & (torch.arange(len(edges), device=device) % 2 == 1)
-    edges[tie_goes_up] = torch.nextafter(edges[tie_goes_up], torch.tensor(-math.inf, device=device))
-    return values, edges
+    belongs_above = edges.double() > middles
+    belongs_above |= (edges.double() == middles) & (torch.arange(len(edges), device=device) % 2 == 1)
+    return torch.where(belongs_above, torch.nextafter(edges, edges.new_tensor(-math.inf)), edges)
 
 
 def code_dtype(format: Format) -> torch.dtype:
@@ -97,7 +90,7 @@ def encode(values: Tensor, format: Format, zero_point: Tensor | None = None) -> 
     if format.native_cast:
         return values.to(CAST_DTYPES[format.native_cast]).view(code_dtype(format))
     if format.element == "levels":
-        return torch.searchsorted(_levels(format, values.device)[0], values).to(code_dtype(format))
+        return torch.searchsorted(_levels(format, values.device), values).to(code_dtype(format))
     magnitudes = torch.tensor(format.magnitudes, dtype=torch.float32, device=values.device)
     codes = torch.searchsorted(magnitudes, values.abs())
     return (codes + (torch.signbit(values) << (format.bits - 1))).to(code_dtype(format))
@@ -110,7 +103,7 @@ def decode(codes: Tensor, format: Format, zero_point: Tensor | None = None) -> T
     if format.native_cast:
         return codes.view(CAST_DTYPES[format.native_cast]).float()
     if format.element == "levels":
-        return _levels(format, codes.device)[0][codes.long()]
+        return _levels(format, codes.device)[codes.long()]
     magnitudes = torch.tensor(format.magnitudes, dtype=torch.float32, device=codes.device)
     patterns = codes.long() & (2**format.bits - 1)
     sign = 1.0 - 2.0 * (patterns >> (format.bits - 1)).float()

@@ -7,11 +7,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from wq.numerics import native
 from wq.numerics.effective import Effective, resolve
-from wq.numerics.elements import decode, encode, round_elements_
+from wq.numerics.elements import code_dtype, decode, encode, round_elements_
 from wq.numerics.formats import Format, with_options
 from wq.numerics.granularity import blocks, scale_shape
 from wq.numerics.scales import Scale, block_range, choose_scale, scale_of_range, tensor_scale_of
+
+# Elements that are worked on at a time on a CPU, so that all intermediate values stay in its second-level
+# cache
+TILE = 1 << 16
 
 
 class NonFiniteError(ValueError):
@@ -45,6 +50,7 @@ def fake_quantize(
     int_range: str | None = None,
     amin: Tensor | float | None = None,
     amax: Tensor | float | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
     """x [..., K] rounded to the values that the format can hold, in x's shape and dtype.
 
@@ -52,20 +58,26 @@ def fake_quantize(
     scale_rule and int_range replace the format's. `amax` (with `amin` for an asymmetric format) is the
     calibrated range of a static scale: with granularity=tensor it is the range of the scale itself, and of a
     two-level format it gives the tensor scale; where it is broadcastable to [..., 1], every vector along K
-    has its own. Values beyond it saturate. Raises NonFiniteError for NaN or Inf in x.
+    has its own. Values beyond it saturate. `out` receives the result and may be x itself. Raises
+    NonFiniteError for NaN or Inf in x; out is then undefined.
     """
-    format = with_options(format, scale_dtype, scale_rule, int_range)
-    effective = resolve(format, granularity, group)
+    effective = resolve(with_options(format, scale_dtype, scale_rule, int_range), granularity, group)
+    format = effective.format
     values = _float32(x)
-    out = torch.empty_like(values)
-    if format.is_cast:
-        out.copy_(round_elements_(values.clone(), format))
-        return out.to(x.dtype)
-    for x_blocks, out_blocks, scale in _scaled_blocks(values, out, effective, amin, amax):
-        out_blocks.copy_(
-            scale.multiply_(round_elements_(scale.divide_(x_blocks.clone()), format, scale.zero_point))
-        )
-    return out.to(x.dtype)
+    usable = out is not None and out.dtype == torch.float32 and out.is_contiguous()
+    target = out if out is not None and usable else torch.empty_like(values)
+    shared = _shared_scales(values, effective, amin, amax)
+    if values.device.type == "cpu" and native.covers(format) and native.library():
+        _fake_quantize_natively(values, target, effective, shared)
+    else:
+        _check_finite(values)
+        for x_blocks, out_blocks in _parts(values, target, effective):
+            for x_tile, out_tile, scale in _tiles(x_blocks, out_blocks, format, shared):
+                rounded = round_elements_(scale.divide_(x_tile), format, scale.zero_point)
+                out_tile.copy_(scale.multiply_(rounded))
+    if out is not None:
+        return out if usable else out.copy_(target)
+    return target.to(x.dtype)
 
 
 def quantize(
@@ -79,24 +91,30 @@ def quantize(
 ) -> Quantized:
     """x [..., K] as integer codes and scales; parameters and errors as for `fake_quantize`."""
     effective = resolve(format, granularity, group)
+    format = effective.format
     values = _float32(x)
-    grid = torch.empty_like(values)
-    if format.is_cast:
-        codes = encode(round_elements_(grid.copy_(values), format), format)
-        return Quantized(codes, None, None, None, effective)
-    codes = torch.empty_like(values, dtype=encode(values[:0], format).dtype)
-    scales = []
-    for x_blocks, code_blocks, scale in _scaled_blocks(values, codes, effective, amin, amax):
+    _check_finite(values)
+    codes = torch.empty_like(values, dtype=code_dtype(format))
+    shared = _shared_scales(values, effective, amin, amax)
+    scales: list[Scale] = []
+    for x_blocks, code_blocks in _parts(values, codes, effective):
+        scale = shared.of(x_blocks, format)
         rounded = round_elements_(scale.divide_(x_blocks.clone()), format, scale.zero_point)
         code_blocks.copy_(encode(rounded, format, scale.zero_point))
         scales.append(scale)
+    if format.is_cast:
+        return Quantized(codes, None, None, None, effective)
     shape = scale_shape(tuple(x.shape), effective.granularity, effective.group or x.shape[-1])
-    joined = torch.cat([scale.scale.flatten(1) for scale in scales], dim=1).reshape(shape)
-    zero_point = None
-    if format.is_asymmetric:
-        zero_point = torch.cat([scale.zero_point.flatten(1) for scale in scales], dim=1).reshape(shape)
-        zero_point = zero_point.to(codes.dtype)
-    return Quantized(codes, joined, scales[0].tensor_scale, zero_point, effective)
+    rows = 1 if effective.granularity == "tensor" else x.numel() // x.shape[-1]
+
+    def join(parts: list[Tensor]) -> Tensor:
+        return torch.cat([part.reshape(rows, -1) for part in parts], dim=-1).view(shape)
+
+    zero_points = [scale.zero_point.to(codes.dtype) for scale in scales if scale.zero_point is not None]
+    zero_point = join(zero_points) if zero_points else None
+    return Quantized(
+        codes, join([scale.scale for scale in scales]), shared.tensor_scale, zero_point, effective
+    )
 
 
 def dequantize(quantized: Quantized) -> Tensor:
@@ -104,12 +122,10 @@ def dequantize(quantized: Quantized) -> Tensor:
     format, codes = quantized.effective.format, quantized.codes
     if quantized.scale is None:
         return decode(codes, format)
-    block = quantized.effective.group if quantized.effective.granularity == "group" else None
+    block = quantized.effective.group
 
     def expand(scale: Tensor) -> Tensor:
-        if block is None:
-            return scale
-        return scale.repeat_interleave(block, dim=-1)[..., : codes.shape[-1]]
+        return scale if block is None else scale.repeat_interleave(block, dim=-1)[..., : codes.shape[-1]]
 
     zero_point = None if quantized.zero_point is None else expand(quantized.zero_point).float()
     return Scale(expand(quantized.scale), quantized.tensor_scale).multiply_(decode(codes, format, zero_point))
@@ -121,44 +137,96 @@ def _float32(x: Tensor) -> Tensor:
         raise ValueError(
             f"shape {list(x.shape)} holds nothing to quantize; give at least one axis and one element"
         )
-    values = x.detach().to(torch.float32).contiguous()
-    if not torch.isfinite(values).all():
-        kind = "NaN" if torch.isnan(values).any() else "Inf"
+    return x.detach().to(torch.float32).contiguous()
+
+
+def _check_finite(values: Tensor) -> None:
+    low, high = torch.aminmax(values)
+    if not torch.isfinite(low + high):  # NaN reaches both, Inf one of them
+        kind = "NaN" if torch.isnan(low) else "Inf"
         raise NonFiniteError(f"{kind} cannot be quantized; find out where it comes from before quantizing")
-    return values
 
 
-def _scaled_blocks(
-    values: Tensor,
-    out: Tensor,
-    effective: Effective,
-    amin: Tensor | float | None,
-    amax: Tensor | float | None,
-) -> Iterator[tuple[Tensor, Tensor, Scale]]:
-    """Views of values and out as blocks, and the scale of each block."""
-    format, granularity = effective.format, effective.granularity
-    group = effective.group or values.shape[-1]
-    static_range = None
-    if amax is not None:
-        if not (format.has_tensor_scale or granularity == "tensor"):
+@dataclass(frozen=True)
+class _Shared:
+    """Scales that blocks share: `scale`, the one of granularity=tensor or a cast's 1, and the tensor scale []
+    or [..., 1]."""
+
+    scale: Scale | None
+    tensor_scale: Tensor | None
+
+    def of(self, x_blocks: Tensor, format: Format, first: int = 0, of_blocks: int | None = None) -> Scale:
+        """The scale of blocks [n, ..., L], which are those from `first` on of so many."""
+        if self.scale is not None:
+            return self.scale
+        tensor_scale = self.tensor_scale
+        if tensor_scale is not None and tensor_scale.numel() > 1:
+            per_row = (of_blocks or len(x_blocks)) // tensor_scale.numel()
+            tensor_scale = tensor_scale.flatten().repeat_interleave(per_row).view(-1, 1, 1)
+            tensor_scale = tensor_scale[first : first + len(x_blocks)]
+        return choose_scale(x_blocks, format, tensor_scale)
+
+
+def _shared_scales(
+    values: Tensor, effective: Effective, amin: Tensor | float | None, amax: Tensor | float | None
+) -> _Shared:
+    format, per_tensor = effective.format, effective.granularity == "tensor"
+    if format.is_cast:
+        return _Shared(Scale(values.new_ones(1, 1, 1)), None)
+    if amax is None:
+        if not (per_tensor or format.has_tensor_scale):
+            return _Shared(None, None)
+        low, high = block_range(values.view(1, 1, -1), format)
+    else:
+        if not (per_tensor or format.has_tensor_scale):
             raise ValueError(
-                f"amax has no use for format {format.name} with granularity={granularity}, whose scales are "
-                "dynamic; leave it out, or use granularity=tensor"
+                f"amax has no use for format {format.name} with granularity={effective.granularity}, whose "
+                "scales are dynamic; leave it out, or use granularity=tensor"
             )
-        high = torch.as_tensor(amax, dtype=torch.float32, device=values.device)
+        high = torch.as_tensor(amax, dtype=torch.float32, device=values.device).clamp(min=0.0)
         low = -high if amin is None else torch.as_tensor(amin, dtype=torch.float32, device=values.device)
-        static_range = low.clamp(max=0.0), high.clamp(min=0.0)
+        if per_tensor and high.numel() > 1:
+            raise ValueError(f"amax of shape {list(high.shape)} is for granularity=token; give one number")
     tensor_scale = None
     if format.has_tensor_scale:
-        amax = static_range[1] if static_range else block_range(values.view(-1), format)[1]
-        tensor_scale = tensor_scale_of(amax, format)
-        if tensor_scale.numel() > 1:
-            tensor_scale = tensor_scale.expand(*values.shape[:-1], 1).reshape(-1, 1, 1)
-    for x_blocks, out_blocks in zip(
-        blocks(values, granularity, group), blocks(out, granularity, group), strict=True
+        rows = (*values.shape[:-1], 1) if high.dim() > 0 and high.numel() > 1 else ()
+        tensor_scale = tensor_scale_of(high.expand(rows) if rows else high.view(()), format)
+    if not per_tensor:
+        return _Shared(None, tensor_scale)
+    if amax is None:
+        return _Shared(choose_scale(values.view(1, 1, -1), format, tensor_scale), tensor_scale)
+    low, high = low.clamp(max=0.0).view(1, 1, 1), high.view(1, 1, 1)
+    return _Shared(scale_of_range(low, high, format, tensor_scale), tensor_scale)
+
+
+def _parts(values: Tensor, out: Tensor, effective: Effective) -> Iterator[tuple[Tensor, Tensor]]:
+    """Views of values and out as blocks that share a scale."""
+    granularity = "tensor" if effective.format.is_cast else effective.granularity
+    group = effective.group or values.shape[-1]
+    return zip(blocks(values, granularity, group), blocks(out, granularity, group), strict=True)
+
+
+def _tiles(
+    x_blocks: Tensor, out_blocks: Tensor, format: Format, shared: _Shared
+) -> Iterator[tuple[Tensor, Tensor, Scale]]:
+    """A working copy of each tile of the blocks, where its result belongs, and its scales."""
+    if shared.scale is not None:
+        x_blocks, out_blocks = x_blocks.view(-1, 1, 1), out_blocks.view(-1, 1, 1)
+    n = len(x_blocks) if x_blocks.is_cuda else max(1, TILE // x_blocks[0].numel())
+    for first in range(0, len(x_blocks), n):
+        x_tile = x_blocks[first : first + n].clone()
+        scale = shared.of(x_tile, format, first, len(x_blocks))
+        yield x_tile, out_blocks[first : first + n], scale
+
+
+def _fake_quantize_natively(values: Tensor, out: Tensor, effective: Effective, shared: _Shared) -> None:
+    format, columns = effective.format, values.shape[-1]
+    tensor_scale, given = shared.tensor_scale, None
+    block = min(effective.group or columns, columns)
+    if shared.scale is not None:
+        zero_point = shared.scale.zero_point
+        given = shared.scale.scale.item(), 0.0 if zero_point is None else zero_point.item()
+    if not native.fake_quantize(
+        values.view(-1, columns), out.view(-1, columns), format, block, tensor_scale, given
     ):
-        if static_range and granularity == "tensor":
-            low, high = (end.view(1, 1, 1) for end in static_range)
-            yield x_blocks, out_blocks, scale_of_range(low, high, format, tensor_scale)
-        else:
-            yield x_blocks, out_blocks, choose_scale(x_blocks, format, tensor_scale)
+        _check_finite(values)

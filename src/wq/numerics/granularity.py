@@ -35,15 +35,18 @@ def scale_shape(shape: tuple[int, ...], granularity: str, group: int) -> tuple[i
 
 
 def blocks(x: Tensor, granularity: str, group: int) -> list[Tensor]:
-    """Views of x [..., K] as blocks that share a scale, [rows, blocks per row, block length].
+    """Views of contiguous x [..., K] as blocks that share a scale, [n, blocks side by side, block length].
 
-    Two views where a ragged tail is shorter than the other groups, one otherwise.
+    Two views where a ragged tail is shorter than the other groups: [rows, K // group, group] and [rows, 1,
+    rest]. One otherwise, with n blocks.
     """
+    columns = x.shape[-1]
     if granularity == "tensor":
-        return [x.reshape(1, 1, -1)]
-    rows = x.reshape(-1, 1, x.shape[-1])
-    if granularity != "group" or group >= x.shape[-1]:
-        return [rows]
-    whole = x.shape[-1] - x.shape[-1] % group
-    head = rows[:, 0, :whole].unflatten(-1, (-1, group))
-    return [head] if whole == x.shape[-1] else [head, rows[:, :, whole:]]
+        return [x.view(1, 1, -1)]
+    if granularity != "group" or group >= columns:
+        return [x.view(-1, 1, columns)]
+    whole = columns - columns % group
+    if whole == columns:
+        return [x.view(-1, 1, group)]
+    rows = x.view(-1, 1, columns)
+    return [rows[:, 0, :whole].unflatten(-1, (-1, group)), rows[:, :, whole:]]

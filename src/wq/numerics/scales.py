@@ -79,23 +79,26 @@ def tensor_scale_of(amax: Tensor, format: Format) -> Tensor:
     return torch.where(amax == 0, 1.0, scale)
 
 
-def e8m0_scale(amax: Tensor, format: Format) -> Tensor:
-    """The power of two for blocks with largest magnitude amax (OCP MX v1.0 section 6.3, and three other
-    rules).
+def e8m0_offset(format: Format) -> int:
+    """What the scale rule adds to amax's bits before their exponent is read (OCP MX v1.0 section 6.3, and
+    others).
 
-    Each rule is one integer added to amax's bits before its exponent is read: floor 0; even half a unit of
-    the element's last mantissa bit; rceil just what carries when amax's mantissa exceeds that of the
-    element's maximum; ceil all ones. A zero block has 2^-127.
+    floor: nothing. even: half a unit of the element's last mantissa bit. rceil: just what carries when amax's
+    mantissa exceeds that of the element's maximum. ceil: all ones.
     """
     ones = (1 << MANTISSA_BITS) - 1
     max_mantissa = int((format.max / 2.0**format.max_exponent - 1.0) * 2**MANTISSA_BITS)
-    offset = {
+    return {
         "floor": 0,
         "even": 1 << (MANTISSA_BITS - 1 - format.max_mantissa_bits),
         "rceil": ones - max_mantissa,
         "ceil": ones,
     }[format.scale_rule]
-    exponent = ((amax.view(torch.int32) + offset) >> MANTISSA_BITS) - format.max_exponent
+
+
+def e8m0_scale(amax: Tensor, format: Format) -> Tensor:
+    """The power of two for blocks with largest magnitude amax; for a zero block 2^-127."""
+    exponent = ((amax.view(torch.int32) + e8m0_offset(format)) >> MANTISSA_BITS) - format.max_exponent
     exponent.clamp_(0, 2 * BIAS)
     bits = exponent << MANTISSA_BITS
     bits.masked_fill_(exponent == 0, 1 << (MANTISSA_BITS - 1))  # 2^-127 is a float32 subnormal

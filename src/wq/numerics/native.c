@@ -1,0 +1,189 @@
+// Fake quantization of float32 blocks in one pass, equal to the bit to scales.py and elements.py.
+//
+// Every float operation below is one IEEE float32 operation in the order of the Python code: compile without
+// -ffast-math and without contraction to fused multiply-adds. Comments say only what differs from there.
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+enum { INT, FLOAT, LEVELS };                             // element
+enum { GIVEN, E8M0, EXACT, ROUNDED, BFLOAT16, ROUNDED_E4M3 };  // scale
+enum { CHUNK = 64, MAX_LEVELS = 16 };                    // blocks whose scales are computed side by side
+
+#define INLINE static inline __attribute__((always_inline))
+#define MAX_FINITE 0x7F7FFFFF
+
+typedef struct {
+    int32_t element, scale, asymmetric;
+    float low, high, unit, inverse_unit;        // int: smallest and largest code; float: largest value in high
+    int32_t min_exponent, magic_shift;          // float: both already in place as float32 exponent bits
+    int32_t levels;
+    float values[MAX_LEVELS], edges[MAX_LEVELS];
+    float divisor, scale_low, scale_high;
+    int32_t scale_min_exponent, scale_magic_shift;
+    int32_t e8m0_offset, max_exponent;
+    float given_scale, given_zero_point;
+} Description;
+
+INLINE int32_t bits_of(float x) { int32_t b; memcpy(&b, &x, 4); return b; }
+INLINE float float_of(int32_t b) { float x; memcpy(&x, &b, 4); return x; }
+INLINE float at_least(float x, float low) { return x < low ? low : x; }
+INLINE float at_most(float x, float high) { return x > high ? high : x; }
+
+INLINE float round_float(float x, int32_t min_exponent, int32_t magic_shift) {
+    float magnitude = fabsf(x);
+    int32_t exponent = bits_of(x) & 0x7F800000;
+    exponent = exponent < min_exponent ? min_exponent : exponent;
+    float magic = float_of(exponent + magic_shift);
+    return copysignf((magnitude + magic) - magic, x);
+}
+
+INLINE float round_bfloat16(float x) {
+    int32_t b = bits_of(x);
+    return float_of((b + 0x7FFF + ((b >> 16) & 1)) & (int32_t)0xFFFF0000);
+}
+
+// Largest of the values and of the negated values, as float32 bits: integers order like the floats they stand for.
+INLINE void range(const float *x, long n, int32_t *low, int32_t *high) {
+    int32_t l = 0, h = 0;
+    for (long i = 0; i < n; i++) {
+        int32_t b = bits_of(x[i]), negated = b ^ INT32_MIN;
+        h = b > h ? b : h;
+        l = negated > l ? negated : l;
+    }
+    *low = l;
+    *high = h;
+}
+
+INLINE int32_t largest_magnitude(const float *x, long n) {
+    int32_t h = 0;
+    for (long i = 0; i < n; i++) {
+        int32_t b = bits_of(x[i]) & 0x7FFFFFFF;
+        h = b > h ? b : h;
+    }
+    return h;
+}
+
+// Scales of n blocks with ranges [-low, high].
+INLINE void plain_scales(const Description *d, int kind, int asymmetric, long n, float tensor_scale,
+                         const int32_t *low, const int32_t *high, float *scale, float *zero_point) {
+    const float divisor = d->divisor, scale_low = d->scale_low, scale_high = d->scale_high;
+    const int32_t min_exponent = d->scale_min_exponent, magic_shift = d->scale_magic_shift;
+    const float min_code = d->low, max_code = d->high;
+#pragma GCC ivdep
+    for (long i = 0; i < n; i++) {
+        float span = float_of(high[i]);
+        if (asymmetric) span = span + float_of(low[i]);
+        float s = at_most(at_least(span / divisor / tensor_scale, scale_low), scale_high);
+        if (kind == ROUNDED || kind == ROUNDED_E4M3) s = round_float(s, min_exponent, magic_shift);
+        if (kind == BFLOAT16) s = round_bfloat16(s);
+        if (kind != ROUNDED_E4M3) s = span == 0.0f ? 1.0f : s;
+        scale[i] = s;
+        if (asymmetric) {
+            float zero = min_code - rintf(-float_of(low[i]) / s);
+            zero_point[i] = at_most(at_least(zero, min_code), max_code);
+        }
+    }
+}
+
+INLINE void e8m0_scales(const Description *d, long n, const int32_t *high, float *scale) {
+    const int32_t offset = d->e8m0_offset, max_exponent = d->max_exponent;
+#pragma GCC ivdep
+    for (long i = 0; i < n; i++) {
+        int32_t exponent = ((high[i] + offset) >> 23) - max_exponent;
+        exponent = exponent < 0 ? 0 : exponent > 254 ? 254 : exponent;
+        scale[i] = float_of(exponent == 0 ? 1 << 22 : exponent << 23);
+    }
+}
+
+static void choose_scales(const Description *d, long n, float tensor_scale, const int32_t *low,
+                          const int32_t *high, float *scale, float *zero_point) {
+#define PLAIN(kind, asymmetric) plain_scales(d, kind, asymmetric, n, tensor_scale, low, high, scale, zero_point)
+    switch (d->scale) {
+        case E8M0: e8m0_scales(d, n, high, scale); break;
+        case EXACT: if (d->asymmetric) PLAIN(EXACT, 1); else PLAIN(EXACT, 0); break;
+        case ROUNDED: if (d->asymmetric) PLAIN(ROUNDED, 1); else PLAIN(ROUNDED, 0); break;
+        case BFLOAT16: if (d->asymmetric) PLAIN(BFLOAT16, 1); else PLAIN(BFLOAT16, 0); break;
+        case ROUNDED_E4M3: PLAIN(ROUNDED_E4M3, 0); break;
+        default:
+            for (long i = 0; i < n; i++) scale[i] = d->given_scale, zero_point[i] = d->given_zero_point;
+    }
+}
+
+INLINE void round_block(const Description *d, int element, const float *x, float *y, long n, float scale,
+                        float tensor_scale, float zero_point) {
+    const float step = at_least(scale * tensor_scale, 0x1p-149f);
+    const float low = element == INT ? d->low - zero_point : -d->high;
+    const float high = element == INT ? d->high - zero_point : d->high;
+    const float unit = d->unit, inverse_unit = d->inverse_unit;
+    const int32_t min_exponent = d->min_exponent, magic_shift = d->magic_shift;
+    float edges[MAX_LEVELS];
+    int32_t steps[MAX_LEVELS];  // between the bits of one level and the next
+    for (int k = 1; element == LEVELS && k < MAX_LEVELS; k++) {
+        edges[k] = d->edges[k - 1];
+        steps[k] = bits_of(d->values[k - 1]) ^ bits_of(d->values[k]);
+    }
+    const int32_t lowest = bits_of(d->values[0]);
+#pragma GCC ivdep
+    for (long i = 0; i < n; i++) {
+        float t = x[i] / step;
+        if (element == INT) {
+            t = rintf(at_most(at_least(t * inverse_unit, low), high)) + 0.0f;
+            t = t * unit;
+        } else if (element == FLOAT) {
+            t = round_float(at_most(at_least(t, low), high), min_exponent, magic_shift);
+        } else {
+            int32_t level = lowest;
+#pragma GCC unroll 16
+            for (int k = 1; k < MAX_LEVELS; k++) level ^= -(t > edges[k]) & steps[k];
+            t = float_of(level);
+        }
+        y[i] = t * scale * tensor_scale;
+    }
+}
+
+// Rounds n blocks of this element; blocks of 16, NVFP4's, are worth a loop of their own.
+INLINE void round_blocks(const Description *d, int element, const float *x, float *y, long n, long block, long end,
+                         float tensor_scale, const float *scale, const float *zero_point) {
+    for (long i = 0, at = 0; i < n; i++, at += block) {
+        long length = end - at < block ? end - at : block;
+        if (length == 16)
+            round_block(d, element, x + at, y + at, 16, scale[i], tensor_scale, zero_point[i]);
+        else
+            round_block(d, element, x + at, y + at, length, scale[i], tensor_scale, zero_point[i]);
+    }
+}
+
+// Rows of `columns` floats, each cut into blocks of `block`. x and y may be the same. Returns 1 for NaN or Inf in x.
+int wq_fake_quantize(const Description *d, const float *x, float *y, long rows, long columns, long block,
+                     const float *tensor_scale, long tensor_scale_stride) {
+    int32_t low[CHUNK], high[CHUNK], largest = 0;
+    float scale[CHUNK], zero_point[CHUNK] = {0};
+    for (long row = 0; row < rows; row++, x += columns, y += columns) {
+        float g = tensor_scale ? tensor_scale[row * tensor_scale_stride] : 1.0f;
+        for (long start = 0; start < columns; start += CHUNK * block) {
+            const float *from = x + start;
+            float *to = y + start;
+            long end = columns - start < CHUNK * block ? columns - start : CHUNK * block;
+            long n = (end + block - 1) / block;
+            for (long i = 0; i < n; i++) {
+                long length = end - i * block < block ? end - i * block : block;
+                if (d->asymmetric)
+                    range(from + i * block, length, &low[i], &high[i]);
+                else
+                    high[i] = length == 16 ? largest_magnitude(from + i * block, 16)
+                                           : largest_magnitude(from + i * block, length);
+                largest = high[i] > largest ? high[i] : largest;
+                if (d->asymmetric) largest = low[i] > largest ? low[i] : largest;
+            }
+            choose_scales(d, n, g, low, high, scale, zero_point);
+            switch (d->element) {
+                case INT: round_blocks(d, INT, from, to, n, block, end, g, scale, zero_point); break;
+                case FLOAT: round_blocks(d, FLOAT, from, to, n, block, end, g, scale, zero_point); break;
+                default: round_blocks(d, LEVELS, from, to, n, block, end, g, scale, zero_point);
+            }
+        }
+    }
+    return largest > MAX_FINITE;
+}

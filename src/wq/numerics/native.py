@@ -1,0 +1,217 @@
+"""native.c, the same fake quantization as one pass over the memory, where the machine has a C compiler.
+
+Compiled once per machine in half a second and kept in the user's cache directory. Without a compiler
+everything runs in torch, with the same result to the bit; WQ_NATIVE=off asks for that.
+"""
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+import threading
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from wq.numerics.elements import BIAS, MANTISSA_BITS, level_edges
+from wq.numerics.formats import Format
+from wq.numerics.scales import SCALE_LIMITS, e8m0_offset
+
+SOURCE = Path(__file__).with_name("native.c")
+# No contraction and no fast math: every operation rounds as torch's does.
+FLAGS = ("-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
+COMPILE_SECONDS = 60
+
+ELEMENTS = {"int": 0, "float": 1, "levels": 2}
+SCALES = {"given": 0, "e8m0": 1, "fp32": 2, "fp16": 3, "bf16": 4, "e4m3": 5}
+SCALE_SHAPES = {
+    "fp16": (5, 10),
+    "e4m3": (4, 3),
+}  # exponent and mantissa bits of scales that round as elements do
+MAX_LEVELS = 16
+MIN_ELEMENTS_PER_THREAD = 1 << 16
+
+
+class Description(ctypes.Structure):
+    """`Description` of native.c."""
+
+    _fields_ = (
+        *((name, ctypes.c_int32) for name in ("element", "scale", "asymmetric")),
+        *((name, ctypes.c_float) for name in ("low", "high", "unit", "inverse_unit")),
+        *((name, ctypes.c_int32) for name in ("min_exponent", "magic_shift", "levels")),
+        *((name, ctypes.c_float * MAX_LEVELS) for name in ("values", "edges")),
+        *((name, ctypes.c_float) for name in ("divisor", "scale_low", "scale_high")),
+        *((name, ctypes.c_int32) for name in ("scale_min_exponent", "scale_magic_shift")),
+        *((name, ctypes.c_int32) for name in ("e8m0_offset", "max_exponent")),
+        *((name, ctypes.c_float) for name in ("given_scale", "given_zero_point")),
+    )
+
+
+def covers(format: Format) -> bool:
+    """Whether native.c knows the format: all scaled ones whose scale follows from the range alone."""
+    few_levels = format.element != "levels" or len(format.code_book) <= MAX_LEVELS
+    searches = format.scale_search != "none" or format.four_over_six
+    return few_levels and not (format.is_cast or searches)
+
+
+@lru_cache
+def library() -> ctypes.CDLL | None:
+    """The compiled native.c, or None where it cannot be had."""
+    compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc") or shutil.which("clang")
+    if os.environ.get("WQ_NATIVE") == "off" or compiler is None:
+        return None
+    source = SOURCE.read_bytes()
+    try:
+        version = subprocess.run([compiler, "--version"], capture_output=True, timeout=COMPILE_SECONDS).stdout
+        key = hashlib.sha256(b"\0".join([source, version, _processor(), repr(FLAGS).encode()])).hexdigest()[
+            :16
+        ]
+        path = _cache_dir() / f"numerics-{key}.so"
+        if not path.exists():
+            _compile(compiler, path)
+        compiled = ctypes.CDLL(str(path))
+    except (OSError, subprocess.SubprocessError):
+        return None
+    compiled.wq_fake_quantize.argtypes = (
+        ctypes.POINTER(Description),
+        *([ctypes.c_void_p] * 2),
+        *([ctypes.c_long] * 3),
+        ctypes.c_void_p,
+        ctypes.c_long,
+    )
+    return compiled
+
+
+def _processor() -> bytes:
+    """What -march=native depends on: a cache directory may be shared by machines that differ."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.exists():
+        return f"{platform.machine()} {platform.processor()}".encode()
+    lines = cpuinfo.read_text().split("\n\n")[0].splitlines()
+    return "\n".join(
+        line for line in lines if line.startswith(("model", "flags", "Features", "CPU"))
+    ).encode()
+
+
+def _cache_dir() -> Path:
+    directory = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wq"
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory
+
+
+def _compile(compiler: str, path: Path) -> None:
+    """Compile for this processor, or for any of its kind. Other processes may do so at the same time."""
+    with tempfile.TemporaryDirectory(dir=path.parent) as directory:
+        target = Path(directory) / path.name
+        for machine in (("-march=native", "-mprefer-vector-width=512"), ("-march=native",), ()):
+            command = [compiler, *FLAGS, *machine, "-o", str(target), str(SOURCE), "-lm"]
+            if subprocess.run(command, capture_output=True, timeout=COMPILE_SECONDS).returncode == 0:
+                target.replace(path)
+                return
+    raise OSError(f"{compiler} cannot compile {SOURCE}")
+
+
+@lru_cache
+def describe(format: Format) -> Description:
+    """The format as native.c wants it: the constants that scales.py and elements.py derive on the way."""
+    scale_low, scale_high = SCALE_LIMITS[format.scale_dtype]
+    d = Description(
+        element=ELEMENTS[format.element],
+        scale=SCALES[format.scale_dtype],
+        asymmetric=format.is_asymmetric,
+        high=format.max,
+        unit=format.unit,
+        inverse_unit=1.0 / format.unit,
+        divisor=format.scale_divisor,
+        scale_low=scale_low,
+        scale_high=scale_high,
+    )
+    if format.element == "int":
+        d.low, d.high = format.min_code, format.max_code
+    elif format.element == "float":
+        d.min_exponent, d.magic_shift = _rounding(format.exponent_bits or 0, format.mantissa_bits or 0)
+    else:
+        values, edges = format.code_book, level_edges(format, torch.device("cpu")).tolist()
+        padding = MAX_LEVELS - len(values)
+        d.levels = len(values)
+        d.values = (ctypes.c_float * MAX_LEVELS)(*values, *[values[-1]] * padding)
+        d.edges = (ctypes.c_float * MAX_LEVELS)(*edges, *[float("inf")] * (padding + 1))
+    if format.scale_dtype in SCALE_SHAPES:
+        d.scale_min_exponent, d.scale_magic_shift = _rounding(*SCALE_SHAPES[format.scale_dtype])
+    if format.scale_dtype == "e8m0":
+        d.e8m0_offset, d.max_exponent = e8m0_offset(format), format.max_exponent
+    return d
+
+
+def _rounding(exponent_bits: int, mantissa_bits: int) -> tuple[int, int]:
+    min_exponent = 2 - 2 ** (exponent_bits - 1)
+    return (min_exponent + BIAS) << MANTISSA_BITS, (MANTISSA_BITS - mantissa_bits) << MANTISSA_BITS
+
+
+def fake_quantize(
+    x: Tensor,
+    out: Tensor,
+    format: Format,
+    block: int,
+    tensor_scale: Tensor | None = None,
+    given: tuple[float, float] | None = None,
+) -> bool:
+    """Write the fake-quantized rows of x [rows, columns], cut into blocks, to out. False for NaN or Inf in x.
+
+    Both are contiguous float32 on the CPU, and may be the same. tensor_scale has one element or one per row;
+    `given` is a scale and zero point for all blocks instead of their own. The rows are shared among torch's
+    threads.
+    """
+    compiled = library()
+    assert compiled is not None
+    description = describe(format)
+    if given is not None:
+        description = Description.from_buffer_copy(description)
+        description.scale = SCALES["given"]
+        description.given_scale, description.given_zero_point = given
+    stride = 0
+    if tensor_scale is not None:
+        tensor_scale = tensor_scale.contiguous()
+        stride = int(tensor_scale.numel() > 1)
+    rows, columns = x.shape
+    if stride == 0 and columns % block == 0:  # one long row, so that short rows are as fast as long ones
+        rows, columns = 1, rows * columns
+
+    def run(start: int, count: int) -> None:
+        """Whole rows, or of one long row whole blocks."""
+        first = start * (block if rows == 1 else columns) * x.element_size()
+        shape = (1, min(count * block, columns - start * block)) if rows == 1 else (count, columns)
+        scale = None
+        if tensor_scale is not None:
+            scale = tensor_scale.data_ptr() + start * stride * tensor_scale.element_size()
+        failed.append(
+            compiled.wq_fake_quantize(
+                ctypes.byref(description),
+                x.data_ptr() + first,
+                out.data_ptr() + first,
+                *shape,
+                block,
+                scale,
+                stride,
+            )
+        )
+
+    failed: list[int] = []
+    units = -(-columns // block) if rows == 1 else rows
+    threads = max(1, min(torch.get_num_threads(), x.numel() // MIN_ELEMENTS_PER_THREAD, units))
+    share = -(-units // threads)
+    others = [
+        threading.Thread(target=run, args=(start, min(share, units - start)))
+        for start in range(share, units, share)
+    ]
+    for thread in others:
+        thread.start()
+    run(0, min(share, units))
+    for thread in others:
+        thread.join()
+    return not any(failed)
