@@ -56,21 +56,19 @@ def _rows(config: DatasetConfig, files: list[Path], split: str) -> "Dataset":
             f"dataset.path={config.path}: its parquet files cannot be read ({reason}); "
             f"remove {files[0].parent} from the cache and fetch them anew"
         ) from error
-    columns = []
-    for key in ("audio_column", "text_column", "id_column"):
-        column = getattr(config, key)
+    columns = {key: getattr(config, key) for key in ("audio_column", "text_column", "id_column")}
+    for key, column in columns.items():
         if column is not None and column not in rows.column_names:
             known = ", ".join(rows.column_names)
             raise DataError(f"dataset.{key}={column} is no column of {config.path}; columns there: {known}")
-        columns += [column] if column is not None else []
-    try:
-        # Decoding by `datasets` needs torchcodec, which does not import beside a CPU build of torch
-        return rows.select_columns(columns).cast_column(config.audio_column, datasets.Audio(decode=False))
-    except (TypeError, ValueError) as error:
+    feature = rows.features[config.audio_column]
+    if not isinstance(feature, datasets.Audio) and not (isinstance(feature, dict) and "bytes" in feature):
         raise DataError(
-            f"dataset.audio_column={config.audio_column} of {config.path} holds no audio "
-            f"({rows.features[config.audio_column]}); choose another column"
-        ) from error
+            f"dataset.audio_column={config.audio_column} of {config.path} holds no audio; choose another"
+        )
+    # Decoding by `datasets` needs torchcodec, which does not import beside a CPU build of torch
+    chosen = list(dict.fromkeys(column for column in columns.values() if column is not None))
+    return rows.select_columns(chosen).cast_column(config.audio_column, datasets.Audio(decode=False))
 
 
 def _bytes(rows: "Dataset", index: int, column: str) -> bytes:

@@ -8,7 +8,6 @@ import hashlib
 import json
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,10 +67,6 @@ class Whisper:
         # <|startoftranscript|> (language, task) <|notimestamps|>
         prompt = 4 if self.is_multilingual else 2
         return self.model.config.max_target_positions - prompt
-
-    @cached_property
-    def content_hash(self) -> str:
-        return content_hash(self.directory)
 
 
 def locate(path: str, revision: str | None = None) -> Path:
@@ -255,10 +250,11 @@ def _check_fit(directory: Path, config: Any, features: Any, tokenizer: Any) -> N
                 f"{directory}: the preprocessor gives {given} {unit}, the encoder takes {expected}; "
                 "copy the preprocessor_config.json that belongs to this checkpoint"
             )
-    if len(tokenizer) < config.vocab_size - 1501:  # all that may be left out are the timestamps
+    start = tokenizer.convert_tokens_to_ids("<|startoftranscript|>")
+    if start != config.decoder_start_token_id:
         raise ModelError(
-            f"{directory}: the tokenizer has {len(tokenizer)} tokens, the decoder "
-            f"{config.vocab_size}; copy the tokenizer that belongs to this checkpoint"
+            f"{directory}: <|startoftranscript|> is token {start} of the tokenizer and token "
+            f"{config.decoder_start_token_id} of the decoder; copy the tokenizer that belongs to this one"
         )
 
 
@@ -267,17 +263,29 @@ def _complete_generation_config(directory: Path, model: Any, tokenizer: Any) -> 
 
     Returns whether the checkpoint is multilingual.
     """
+    from transformers.models.whisper.tokenization_whisper import LANGUAGES, TASK_IDS
+
     settings: Any = model.generation_config
+    for name in ("decoder_start_token_id", "eos_token_id", "bos_token_id", "pad_token_id"):
+        if getattr(settings, name, None) is None:
+            setattr(settings, name, getattr(model.config, name))
     if getattr(settings, "is_multilingual", None) is None:
         settings.is_multilingual = model.config.vocab_size >= MULTILINGUAL_VOCABULARY
+    # Checkpoints fine-tuned with early releases of transformers name no languages
+    known = tokenizer.get_added_vocab()
+    if settings.is_multilingual and not getattr(settings, "lang_to_id", None):
+        settings.lang_to_id = {
+            token: id for token, id in known.items() if token[2:-2] in LANGUAGES and token.startswith("<|")
+        }
+    if settings.is_multilingual and not getattr(settings, "task_to_id", None):
+        settings.task_to_id = {task: known[f"<|{task}|>"] for task in TASK_IDS if f"<|{task}|>" in known}
     if getattr(settings, "no_timestamps_token_id", None) is None:
-        token = tokenizer.convert_tokens_to_ids("<|notimestamps|>")
-        if token is None or token == tokenizer.unk_token_id:
+        if "<|notimestamps|>" not in known:
             raise ModelError(
                 f"{directory}: neither generation_config.json (no_timestamps_token_id) nor the tokenizer "
                 "knows <|notimestamps|>; copy the generation_config.json that belongs to this checkpoint"
             )
-        settings.no_timestamps_token_id = token
+        settings.no_timestamps_token_id = known["<|notimestamps|>"]
     settings.forced_decoder_ids = None
     model.config.forced_decoder_ids = None
     return bool(settings.is_multilingual)
