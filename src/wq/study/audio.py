@@ -1,6 +1,7 @@
 """Encoded audio, examined by its header and decoded to samples."""
 
 import io
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -10,6 +11,10 @@ if TYPE_CHECKING:
 
 # What libsndfile decodes
 SUFFIXES = (".flac", ".wav", ".ogg", ".opus", ".mp3")
+
+# libsndfile takes a WAV file that was cut off for a shorter one, and mentions it in passing. Programs that stream
+# write a size of nearly 2^32, for want of a better one.
+_CUT_WAV = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE)
 
 
 class DataError(ValueError):
@@ -40,9 +45,16 @@ def measure(encoded: bytes, entry: Entry) -> float:
     try:
         header = soundfile.info(io.BytesIO(encoded))
     except soundfile.LibsndfileError as error:
-        raise DataError(f"{_named(entry)} is no audio ({_reason(error)}); restore or remove it") from error
+        raise DataError(
+            f"{_named(entry)} is no readable audio ({_reason(error)}); restore or remove it"
+        ) from error
     if header.frames == 0:
         raise DataError(f"{_named(entry)} is empty, 0 samples; restore or remove it")
+    cut = _CUT_WAV.search(header.extra_info)
+    if cut and int(cut[2]) < int(cut[1]) < 2**31:
+        raise DataError(
+            f"{_named(entry)} is cut off: {cut[2]} of {cut[1]} bytes are there; restore or remove it"
+        )
     return header.frames / header.samplerate
 
 
