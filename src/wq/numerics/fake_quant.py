@@ -16,7 +16,7 @@ from wq.numerics.scales import Scale, block_range, choose_scale, scale_of_range,
 
 # Elements that are worked on at a time on a CPU, so that all intermediate values stay in its second-level
 # cache
-TILE = 1 << 16
+TILE = 1 << 17
 
 
 class NonFiniteError(ValueError):

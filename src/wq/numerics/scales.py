@@ -59,9 +59,12 @@ def divide(x: Tensor, divisor: float) -> Tensor:
 
 
 def block_range(x: Tensor, format: Format) -> tuple[Tensor, Tensor]:
-    """Smallest and largest value over the last axis [..., L] -> [..., 1]; for formats without zero point
-    -amax, amax."""
-    low, high = torch.aminmax(x, dim=-1, keepdim=True)
+    """Smallest and largest value over the last axis [..., L] -> [..., 1], around zero; -amax and amax for
+    formats without zero point."""
+    if x.numel() == x.shape[-1]:  # over all of it, torch is 20 times as fast
+        low, high = (end.view(*x.shape[:-1], 1) for end in torch.aminmax(x))
+    else:
+        low, high = torch.aminmax(x, dim=-1, keepdim=True)
     if format.is_asymmetric:
         return low.clamp_(max=0.0), high.clamp_(min=0.0)  # zero is always representable
     amax = torch.maximum(-low, high)
