@@ -177,7 +177,7 @@ def main(work: Path) -> None:
                 if len(audio) > (WINDOW - 0.1) * RATE:
                     continue
                 if block.split == "other":
-                    audio = add_noise(audio, block.seed + index, 8, 25)
+                    audio = add_noise(audio, block.seed + index, 0, 12)
                 samples = np.round(audio * 32767).astype(np.int16)
                 sink.write(samples.tobytes())
                 row = {"id": f"{block.split}-{index:05d}", "split": block.split, "voice": block.voice.name}

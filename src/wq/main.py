@@ -41,6 +41,8 @@ def run(config: Config, directory: Path, overrides: list[str]) -> None:
         if not reference.reused:
             print(report.format_line(reference.row))
     outcome = evaluation.obtain(job, directory, reference)
+    for notice in evaluation.notices(outcome.row):
+        print(f"{job.spec.point}: {notice}", file=sys.stderr)
     print(report.format_line(outcome.row) + ("  (from the store)" if outcome.reused else ""))
 
 

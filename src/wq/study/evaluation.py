@@ -119,6 +119,18 @@ def evaluate(job: Job, reference: Outcome | None) -> Outcome:
     return Outcome(row, transcripts, reused=False)
 
 
+def notices(row: Row) -> list[str]:
+    """What a reader of the word error rate should know of this run."""
+    total = row["utterances"] + row["dropped_references"]
+    texts = {
+        "cut_utterances": "are longer than the model's window: only what fits into it was transcribed",
+        "dropped_references": "have a reference that normalises to nothing: they are not scored",
+        "capped_transcripts": "were cut at max_new_tokens: a loop, or a limit that is too low",
+        "empty_hypotheses": "got an empty transcript",
+    }
+    return [f"{row[name]} of {total} utterances {text}" for name, text in texts.items() if row[name]]
+
+
 def longest_first(speech: Speech) -> list[int]:
     """Utterances of similar length share a batch; the longest come first, so that a batch too big fails at once."""
     durations = [utterance.duration or 0.0 for utterance in speech.utterances]

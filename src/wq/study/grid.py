@@ -92,7 +92,7 @@ def finish(sweep: Sweep, status: str) -> int:
     """The table and the report of a grid, and the end of its parent run. Returns how many points have no result."""
     from wq.study import report, results
 
-    rows = results.collect(sweep.directory)
+    rows = results.collect(sweep.directory) if sweep.directory.is_dir() else []
     unfinished = sum(row["status"] != "finished" for row in rows)
     if len(rows) > unfinished:
         written = report.write_report(rows, sweep.directory, "wq grid")

@@ -6,6 +6,7 @@ could be taken for a result.
 
 import json
 import os
+import re
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
@@ -48,10 +49,12 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def one_line(error: BaseException) -> str:
-    """An error as one line. What a library says over several is joined; the type is named unless it is a plain refusal."""
+    """An error as one line, its cause with it. The type is named unless the message is a refusal that explains itself."""
     causes = [error, error.__cause__] if error.__cause__ is not None else [error]
     text = " ".join(" ".join(str(part) for part in causes).split())
-    return text if isinstance(error, ValueError | OSError) and text else f"{type(error).__name__}: {text}"
+    text = re.sub(r" full_key: (\S*) object_type=\S+", "", text)  # omegaconf's own notes
+    refusals = isinstance(error, ValueError | OSError) or type(error).__module__.startswith(("hydra", "omegaconf"))
+    return text if refusals and text else f"{type(error).__name__}: {text}"
 
 
 def write_failure(directory: Path, error: Exception) -> None:
