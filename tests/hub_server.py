@@ -5,6 +5,7 @@ Revisions are directories on disk. Faults can be switched on: silence, failure, 
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,7 +18,8 @@ from urllib.parse import unquote, urlsplit
 
 @dataclass
 class Repository:
-    """A model or dataset repository: `revisions` maps names to the directories that hold their files."""
+    """A model or dataset repository: `revisions` maps branches, tags and commits to the directories that hold
+    their files."""
 
     kind: str
     id: str
@@ -26,12 +28,13 @@ class Repository:
 
     @cached_property
     def commits(self) -> dict[str, Path]:
-        return {_commit(directory): directory for directory in self.revisions.values()}
+        return {_commit(name, directory): directory for name, directory in self.revisions.items()}
 
     def resolve(self, revision: str) -> tuple[str, Path] | None:
         """The commit and the directory of a branch, tag or commit."""
-        directory = self.revisions.get(revision) or self.commits.get(revision)
-        return (_commit(directory), directory) if directory else None
+        directory = self.revisions.get(revision)
+        commit = _commit(revision, directory) if directory else revision
+        return (commit, self.commits[commit]) if commit in self.commits else None
 
 
 @dataclass
@@ -79,8 +82,10 @@ def serve(*repositories: Repository) -> Iterator[Hub]:
         server.server_close()
 
 
-def _commit(directory: Path) -> str:
-    return hashlib.sha1(str(directory).encode()).hexdigest()
+def _commit(revision: str, directory: Path) -> str:
+    """40 hexadecimal digits: the revision itself where it is a commit."""
+    is_commit = re.fullmatch("[0-9a-f]{40}", revision)
+    return revision if is_commit else hashlib.sha1(str(directory).encode()).hexdigest()
 
 
 def _files(directory: Path) -> list[str]:
@@ -107,9 +112,11 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 self.send(hub.status, b"")
             elif not path:
                 self.send(200, b"a hub")
-            elif path.startswith("api/"):
+            elif path.startswith(("api/models/", "api/datasets/")):
                 _, kinds, rest = path.split("/", 2)
                 self.answer_listing(kinds.removesuffix("s"), rest)
+            elif path.startswith("api/"):
+                self.send(404, b"")
             else:
                 kind = "dataset" if path.startswith("datasets/") else "model"
                 self.answer_file(kind, path.removeprefix("datasets/"))

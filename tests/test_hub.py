@@ -18,11 +18,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
+import yaml
 
 from tests.hub_server import Repository, serve
+from wq import hub
+from wq.catalogue import conf_dir
 from wq.hub import ASSETS, PATIENCE
 from wq.study.config import DatasetConfig
 from wq.study.datasets import load_speech
+from wq.study.parquet import split_files
 from wq.whisper.model import content_hash
 
 TEXTS = {"test": ["one", "two words", "three", "four"], "validation": ["five"], "train.100": ["six"]}
@@ -166,50 +170,50 @@ def nowhere() -> str:
 
 def test_checkpoint_is_fetched_once_then_cached(checkpoint: Path, tmp_path: Path) -> None:
     request = {"model": {"path": "someone/nano"}}
-    with serve(Repository("model", "someone/nano", {"main": checkpoint})) as hub:
-        fetched = ask(request, tmp_path, hub.url)
+    with serve(Repository("model", "someone/nano", {"main": checkpoint})) as server:
+        fetched = ask(request, tmp_path, server.url)
         assert fetched.error == ""
         assert fetched.value["content_hash"] == content_hash(ASSETS / "nano")
         needed = {"model.safetensors", "config.json", "generation_config.json", "preprocessor_config.json"}
-        assert needed <= set(hub.downloads())
+        assert needed <= set(server.downloads())
         assert not {"pytorch_model.bin", "model.fp32-00001-of-00002.safetensors", "flax_model.msgpack"} & set(
-            hub.downloads()
+            server.downloads()
         )
         assert not (Path(fetched.value["directory"]) / "onnx").exists()
 
-        hub.requests.clear()
-        assert ask(request, tmp_path, hub.url).value == fetched.value
-        assert hub.downloads() == []
+        server.requests.clear()
+        assert ask(request, tmp_path, server.url).value == fetched.value
+        assert server.downloads() == []
     assert ask(request, tmp_path, nowhere()).value == fetched.value
-    assert ask(request, tmp_path, hub.url, HF_HUB_OFFLINE="1").value == fetched.value
+    assert ask(request, tmp_path, server.url, HF_HUB_OFFLINE="1").value == fetched.value
 
 
 def test_commit_is_fetched(checkpoint: Path, tmp_path: Path) -> None:
     repository = Repository("model", "someone/nano", {"main": checkpoint})
     (commit,) = repository.commits
-    with serve(repository) as hub:
-        answer = ask({"model": {"path": "someone/nano", "revision": commit}}, tmp_path, hub.url)
+    with serve(repository) as server:
+        answer = ask({"model": {"path": "someone/nano", "revision": commit}}, tmp_path, server.url)
     assert Path(answer.value["directory"]).name == commit
 
 
 def test_split_is_fetched_alone(corpus: Repository, tmp_path: Path) -> None:
-    with serve(corpus) as hub:
-        answer = ask(config(), tmp_path, hub.url)
+    with serve(corpus) as server:
+        answer = ask(config(), tmp_path, server.url)
         assert answer.error == ""
         assert answer.value["texts"] == TEXTS["test"]
         assert answer.value["ids"] == [f"test-{number}" for number in range(4)]
         assert answer.value["samples"] == [8_000] * 4
-        assert [request for request in hub.requests if request.endswith(".parquet") and "GET" in request] == [
-            f"GET /datasets/someone/corpus/resolve/{next(iter(corpus.commits))}/clean/test/0000.parquet"
-        ]
-        assert not any("corpus.py" in request for request in hub.requests)
+        assert [
+            request for request in server.requests if request.endswith(".parquet") and "GET" in request
+        ] == [f"GET /datasets/someone/corpus/resolve/{next(iter(corpus.commits))}/clean/test/0000.parquet"]
+        assert not any("corpus.py" in request for request in server.requests)
 
-        hub.requests.clear()
-        few = ask({**config(), "limit": 2}, tmp_path, hub.url)
+        server.requests.clear()
+        few = ask({**config(), "limit": 2}, tmp_path, server.url)
         assert few.value["texts"] == TEXTS["test"][:2]
-        assert hub.downloads() == []
+        assert server.downloads() == []
     assert ask(config(), tmp_path, nowhere()).value == answer.value
-    assert ask(config(), tmp_path, hub.url, HF_HUB_OFFLINE="1").value == answer.value
+    assert ask(config(), tmp_path, server.url, HF_HUB_OFFLINE="1").value == answer.value
     other = ask(config(split="validation"), tmp_path, nowhere())
     assert "cannot be reached" in other.error
 
@@ -222,8 +226,8 @@ def test_hub_and_manifest_are_the_same_dataset(corpus: Repository, tmp_path: Pat
         lines.append(json.dumps({"audio_filepath": f"test-{number}.flac", "text": text}))
     (tmp_path / "test.jsonl").write_text("\n".join(lines))
     speech = load_speech(DatasetConfig(source="manifest", path=str(tmp_path)))
-    with serve(corpus) as hub:
-        answer = ask(config(revision="refs/convert/parquet"), tmp_path / "home", hub.url)
+    with serve(corpus) as server:
+        answer = ask(config(revision="refs/convert/parquet"), tmp_path / "home", server.url)
     assert answer.value["content_hash"] == speech.content_hash
 
 
@@ -244,10 +248,10 @@ OFFLINE_DATA = ("cannot be reached", "dataset=commands", "dataset=manifest datas
 def test_unreachable_hub_is_told_at_once(
     fault: str, reason: str, checkpoint: Path, corpus: Repository, tmp_path: Path
 ) -> None:
-    with serve(Repository("model", "someone/nano", {"main": checkpoint}), corpus) as hub:
-        hub.silent = fault == "silent"
-        hub.status = 503 if fault == "failing" else None
-        endpoint = nowhere() if fault == "down" else hub.url
+    with serve(Repository("model", "someone/nano", {"main": checkpoint}), corpus) as server:
+        server.silent = fault == "silent"
+        server.status = 503 if fault == "failing" else None
+        endpoint = nowhere() if fault == "down" else server.url
         variables = {"HF_HUB_OFFLINE": "1"} if fault == "offline" else {}
         model, data = ask_all([MODEL, config()], tmp_path, endpoint, **variables)
     for answer, kind, says in (
@@ -297,9 +301,9 @@ def refusals(
         Repository("dataset", "someone/scripted", {"main": root / "scripted"}),
         Repository("dataset", "someone/broken", {"main": root / "broken"}),
         corpus,
-    ) as hub:
+    ) as server:
         requests = [request for request, _ in REFUSED]
-        answers = ask_all(requests, root / "home", hub.url)
+        answers = ask_all(requests, root / "home", server.url)
     return {json.dumps(request): answer for request, answer in zip(requests, answers, strict=True)}
 
 
@@ -313,12 +317,43 @@ def test_refusals_are_one_line(request_: dict, says: tuple[str, ...], refusals: 
 
 
 def test_interrupted_download_is_not_taken_for_whole(checkpoint: Path, tmp_path: Path) -> None:
-    with serve(Repository("model", "someone/nano", {"main": checkpoint})) as hub:
-        hub.cut_after = 1_000
-        error = ask(MODEL, tmp_path, hub.url).error
+    with serve(Repository("model", "someone/nano", {"main": checkpoint})) as server:
+        server.cut_after = 1_000
+        error = ask(MODEL, tmp_path, server.url).error
         assert error.startswith("ModelError: model.path=someone/nano: the download from")
         assert "\n" not in error
-        assert "cannot be reached" in ask(MODEL, tmp_path, hub.url, HF_HUB_OFFLINE="1").error
-        hub.cut_after = None
-        answer = ask(MODEL, tmp_path, hub.url)
+        assert "cannot be reached" in ask(MODEL, tmp_path, server.url, HF_HUB_OFFLINE="1").error
+        server.cut_after = None
+        answer = ask(MODEL, tmp_path, server.url)
     assert answer.value["content_hash"] == content_hash(ASSETS / "nano")
+
+
+def choices(group: str) -> list[tuple[str, dict]]:
+    """The config group's options that name something on the hub."""
+    read = [
+        (file.stem, yaml.safe_load(file.read_text())) for file in sorted((conf_dir() / group).glob("*.yaml"))
+    ]
+    return [
+        (name, option)
+        for name, option in read
+        if option.get("source", "hub") == "hub" and ":" not in option["path"]
+    ]
+
+
+@pytest.mark.hub
+@pytest.mark.parametrize(("name", "option"), choices("model"))
+def test_models_are_on_the_hub(name: str, option: dict) -> None:
+    snapshot = hub.fetch(option["path"], "model", option.get("revision"), ["config.json"])
+    files = set(hub.files(option["path"], "model", snapshot))
+    needed = {"model.safetensors", "generation_config.json", "preprocessor_config.json", "tokenizer.json"}
+    assert needed <= files, name
+
+
+@pytest.mark.hub
+@pytest.mark.parametrize(("name", "option"), choices("dataset"))
+def test_datasets_are_on_the_hub(name: str, option: dict) -> None:
+    config = DatasetConfig(**option)
+    for split in (config.split, config.calibration_split):
+        assert split
+        _, files = split_files(config, split)
+        assert all(split in file and str(config.config) in file for file in files), name

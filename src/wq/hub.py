@@ -4,6 +4,7 @@ The hub's client retries for half a minute, and waits without limit where a netw
 the hub is asked first whether it answers at all; where it does not, the cache decides, at once.
 """
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -53,9 +54,8 @@ def fetch(repo_id: str, kind: Kind, revision: str | None, patterns: Sequence[str
     what = f"{kind}.path={repo_id}"
     at = f"revision {revision}" if revision else "the default branch"
     hub = constants.ENDPOINT
+    _quieten()
     obstacle = unreachable()
-    if not sys.stderr.isatty():
-        _silence_progress()
     try:
         directory = snapshot_download(
             repo_id,
@@ -145,7 +145,10 @@ def _first_line(error: BaseException) -> str:
     return lines[0].rstrip(".") if lines else type(error).__name__
 
 
-def _silence_progress() -> None:
+def _quieten() -> None:
+    """No line for every request, and no progress bar where there is no terminal."""
     from huggingface_hub.utils import disable_progress_bars
 
-    disable_progress_bars()
+    logging.getLogger("httpx2").setLevel(logging.WARNING)
+    if not sys.stderr.isatty():
+        disable_progress_bars()

@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import yaml
 
 from tests.conftest import REAL
+from wq.catalogue import conf_dir
 from wq.study.config import DatasetConfig
 from wq.study.datasets import DataError, Speech, load_speech
 
@@ -336,6 +338,15 @@ def test_content_hash_is_of_the_content(tmp_path: Path) -> None:
     different["other audio"] = load_speech(manifest(tmp_path / "corpus", rows))
     hashes = {expected, *(speech.content_hash for speech in different.values())}
     assert len(hashes) == 1 + len(different)
+
+
+@pytest.mark.parametrize("file", sorted((conf_dir() / "dataset").glob("*.yaml")), ids=lambda file: file.stem)
+def test_choices_fit_the_schema(file: Path) -> None:
+    text = file.read_text()
+    config = DatasetConfig(**yaml.safe_load(text))
+    assert text.startswith("# ")
+    assert config.calibration_split != config.split
+    assert config.path == "???" or config.name
 
 
 def test_loading_needs_neither_torch_nor_datasets(tmp_path: Path) -> None:

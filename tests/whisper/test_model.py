@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 from transformers import (
     GenerationConfig,
@@ -20,7 +22,9 @@ from transformers import (
 )
 
 from tests.conftest import REAL
+from wq.catalogue import conf_dir
 from wq.hub import ASSETS
+from wq.study.config import ModelConfig
 from wq.whisper.model import ModelError, content_hash, load, locate
 
 NANO = ASSETS / "nano"
@@ -311,6 +315,14 @@ def test_content_hash_is_of_the_content(pristine: Path, checkpoint: Path) -> Non
         assert content_hash(checkpoint) != expected, name
         file.write_bytes(content)
     assert content_hash(checkpoint) == expected
+
+
+@pytest.mark.parametrize("file", sorted((conf_dir() / "model").glob("*.yaml")), ids=lambda file: file.stem)
+def test_choices_fit_the_schema(file: Path) -> None:
+    text = file.read_text()
+    assert text.startswith("# ")
+    path = ModelConfig(**yaml.safe_load(text)).path
+    assert re.sub(r"\W", "", path).endswith(file.stem.replace("_", ""))
 
 
 def test_shipped_checkpoint(nano) -> None:

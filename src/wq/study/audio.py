@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 # What libsndfile decodes
 SUFFIXES = (".flac", ".wav", ".ogg", ".opus", ".mp3")
 
-# libsndfile takes a WAV file that was cut off for a shorter one, and mentions it in passing. Programs that stream
-# write a size of nearly 2^32, for want of a better one.
+# libsndfile takes a WAV file that was cut off for a shorter one, and mentions it in passing. Programs that
+# stream write a size of nearly 2^32, for want of a better one.
 _CUT_WAV = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE)
 
 

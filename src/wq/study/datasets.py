@@ -2,7 +2,7 @@
 
 Loading passes once over the encoded audio, which gives every utterance its duration (from the header) and its
 digest (SHA-256): a missing, empty or unreadable file is found before any model is loaded, and a dataset is
-known by its content. LibriSpeech's test-clean, 346 MB, takes two seconds. Samples are decoded on demand.
+known by its content. LibriSpeech's test-clean, 346 MB, takes about a second. Samples are decoded on demand.
 """
 
 import hashlib

@@ -75,28 +75,37 @@ def _bytes(rows: "Dataset", index: int, column: str) -> bytes:
     return rows[index][column]["bytes"]
 
 
+def split_files(config: DatasetConfig, split: str) -> tuple[str, list[str]]:
+    """The commit of a dataset, and the parquet files of one split in it. Fetches no more than the card.
+
+    Raises:
+        HubError: the hub cannot be reached and the cache does not help, or has no such dataset.
+        DataError: the dataset has no such config or split, or no parquet files for it.
+    """
+    snapshot = hub.fetch(config.path, "dataset", config.revision, [CARD])
+    files = [file for file in hub.files(config.path, "dataset", snapshot) if file.endswith(".parquet")]
+    splits = _declared_splits(snapshot / CARD, config)
+    options = [splits.get(split, [])] if splits else _usual_patterns(config.config, split)
+    matches = ([file for file in files if _matches(file, patterns)] for patterns in options)
+    chosen = next((match for match in matches if match), None)
+    if not chosen:
+        known = ", ".join(splits or files[:8]) or "none; it may have a dataset.revision=refs/convert/parquet"
+        raise DataError(
+            f"dataset.path={config.path} has no parquet files for dataset.config={config.config} and "
+            f"split {split}; there are: {known}"
+        )
+    return snapshot.name, chosen
+
+
 def _fetch(config: DatasetConfig, split: str) -> list[Path]:
     """The local parquet files of one split, and of no other: `load_dataset` with a hub id fetches every split
     of the config, thirty gigabytes for the 346 MB of LibriSpeech's test-clean."""
     try:
-        snapshot = hub.fetch(config.path, "dataset", config.revision, [CARD])
-        files = [file for file in hub.files(config.path, "dataset", snapshot) if file.endswith(".parquet")]
-        splits = _declared_splits(snapshot / CARD, config)
-        options = [splits.get(split, [])] if splits else _usual_patterns(config.config, split)
-        matches = ([file for file in files if _matches(file, patterns)] for patterns in options)
-        chosen = next((match for match in matches if match), [])
-        if not chosen:
-            known = (
-                ", ".join(splits or files[:8]) or "none; it may have a dataset.revision=refs/convert/parquet"
-            )
-            raise DataError(
-                f"dataset.path={config.path} has no parquet files for dataset.config={config.config} and "
-                f"split {split}; there are: {known}"
-            )
-        snapshot = hub.fetch(config.path, "dataset", snapshot.name, [glob.escape(file) for file in chosen])
+        commit, files = split_files(config, split)
+        snapshot = hub.fetch(config.path, "dataset", commit, [glob.escape(file) for file in files])
     except hub.HubError as error:
         raise DataError(str(error)) from error
-    return [snapshot / file for file in chosen]
+    return [snapshot / file for file in files]
 
 
 def _declared_splits(card: Path, config: DatasetConfig) -> dict[str, list[str]]:
