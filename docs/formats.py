@@ -33,8 +33,9 @@ follows the quantiles of a normal distribution.
 
 Options of a job: `format.scale_dtype` (fp32, fp16, bf16, e8m0, e4m3), `format.scale_rule` for e8m0
 (floor, even, rceil, ceil), `format.int_range` for integers (symmetric, full, asymmetric),
-`format.scale_search` (none, mse), and for any other shape of number `format=float format.exponent_bits=3 format.mantissa_bits=3`
-or `format=int format.integer_bits=7`. A new name is one more file beside the others.
+`format.scale_search` (none, mse), and for any other shape of number
+`format=float format.exponent_bits=3 format.mantissa_bits=3` or `format=int format.integer_bits=7`.
+A new name is one more file beside the others.
 """
 
 

@@ -37,6 +37,15 @@ VARIANTS = [
         for n in ("mxfp4", "mxfp6_e2m3", "mxfp8_e4m3", "mxfp8_e5m2", "mxint8")
         for rule in ("even", "rceil", "ceil")
     ),
+    *(
+        pytest.param(replace(load_format(n), scale_search="mse", int_range=r), id=f"{n}-mse-{r}")
+        for n, r in [
+            ("int4", "symmetric"),
+            ("int3", "asymmetric"),
+            ("mxfp4", "symmetric"),
+            ("nvfp4_46", "symmetric"),
+        ]
+    ),
     pytest.param(replace(load_format("float"), exponent_bits=7, mantissa_bits=0), id="e7m0"),
     pytest.param(replace(load_format("int"), integer_bits=16), id="int16"),
 ]
@@ -60,7 +69,7 @@ def both(monkeypatch):
     ("granularity", "group"), [("tensor", None), ("channel", None), ("group", 16), ("group", 37)]
 )
 def test_equal_to_the_bit(both, format, granularity, group):
-    assert native.covers(format) != (format.four_over_six or format.scale_search != "none")
+    assert native.covers(format)
     for x in (weight(8, 200), weight(8, 200) * 1e-39, torch.zeros(8, 200), -weight(8, 200).abs() * 1e30):
         assert bits_equal(*both(x, format, granularity, group))
 

@@ -9,7 +9,7 @@
 
 enum { INT, FLOAT, LEVELS };                             // element
 enum { GIVEN, E8M0, EXACT, ROUNDED, BFLOAT16, ROUNDED_E4M3 };  // scale
-enum { CHUNK = 64, MAX_LEVELS = 16 };                    // blocks whose scales are computed side by side
+enum { CHUNK = 64, MAX_LEVELS = 16, MAX_CANDIDATES = 24 };  // CHUNK: blocks whose scales are computed side by side
 
 #define INLINE static inline __attribute__((always_inline))
 #define MAX_FINITE 0x7F7FFFFF
@@ -20,7 +20,8 @@ typedef struct {
     int32_t min_exponent, magic_shift;          // float: both already in place as float32 exponent bits
     int32_t levels;
     float values[MAX_LEVELS], edges[MAX_LEVELS];
-    float divisor, scale_low, scale_high;
+    int32_t candidates;                         // of scale_search; without it there is one
+    float divisors[MAX_CANDIDATES], ratios[MAX_CANDIDATES], scale_low, scale_high;
     int32_t scale_min_exponent, scale_magic_shift;
     int32_t e8m0_offset, max_exponent;
     float given_scale, given_zero_point;
@@ -65,10 +66,10 @@ INLINE int32_t largest_magnitude(const float *x, long n) {
     return h;
 }
 
-// Scales of n blocks with ranges [-low, high].
-INLINE void plain_scales(const Description *d, int kind, int asymmetric, long n, float tensor_scale,
+// Scales of n blocks with ranges [-low, high], of one candidate.
+INLINE void plain_scales(const Description *d, int kind, int asymmetric, long n, float divisor, float tensor_scale,
                          const int32_t *low, const int32_t *high, float *scale, float *zero_point) {
-    const float divisor = d->divisor, scale_low = d->scale_low, scale_high = d->scale_high;
+    const float scale_low = d->scale_low, scale_high = d->scale_high;
     const int32_t min_exponent = d->scale_min_exponent, magic_shift = d->scale_magic_shift;
     const float min_code = d->low, max_code = d->high;
 #pragma GCC ivdep
@@ -87,21 +88,23 @@ INLINE void plain_scales(const Description *d, int kind, int asymmetric, long n,
     }
 }
 
-INLINE void e8m0_scales(const Description *d, long n, const int32_t *high, float *scale) {
+INLINE void e8m0_scales(const Description *d, long n, float ratio, const int32_t *high, float *scale) {
     const int32_t offset = d->e8m0_offset, max_exponent = d->max_exponent;
 #pragma GCC ivdep
     for (long i = 0; i < n; i++) {
         int32_t exponent = ((high[i] + offset) >> 23) - max_exponent;
         exponent = exponent < 0 ? 0 : exponent > 254 ? 254 : exponent;
-        scale[i] = float_of(exponent == 0 ? 1 << 22 : exponent << 23);
+        float s = float_of(exponent == 0 ? 1 << 22 : exponent << 23) * ratio;
+        scale[i] = at_most(at_least(s, d->scale_low), d->scale_high);
     }
 }
 
-static void choose_scales(const Description *d, long n, float tensor_scale, const int32_t *low,
-                          const int32_t *high, float *scale, float *zero_point) {
-#define PLAIN(kind, asymmetric) plain_scales(d, kind, asymmetric, n, tensor_scale, low, high, scale, zero_point)
+static void candidate_scales(const Description *d, int candidate, long n, float tensor_scale, const int32_t *low,
+                             const int32_t *high, float *scale, float *zero_point) {
+#define PLAIN(kind, asymmetric) \
+    plain_scales(d, kind, asymmetric, n, d->divisors[candidate], tensor_scale, low, high, scale, zero_point)
     switch (d->scale) {
-        case E8M0: e8m0_scales(d, n, high, scale); break;
+        case E8M0: e8m0_scales(d, n, d->ratios[candidate], high, scale); break;
         case EXACT: if (d->asymmetric) PLAIN(EXACT, 1); else PLAIN(EXACT, 0); break;
         case ROUNDED: if (d->asymmetric) PLAIN(ROUNDED, 1); else PLAIN(ROUNDED, 0); break;
         case BFLOAT16: if (d->asymmetric) PLAIN(BFLOAT16, 1); else PLAIN(BFLOAT16, 0); break;
@@ -155,16 +158,60 @@ INLINE void round_blocks(const Description *d, int element, const float *x, floa
     }
 }
 
-// Rows of `columns` floats, each cut into blocks of `block`. x and y may be the same. Returns 1 for NaN or Inf in x.
+static void round_any(const Description *d, const float *x, float *y, long n, long block, long end, float g,
+                      const float *scale, const float *zero_point) {
+    switch (d->element) {
+        case INT: round_blocks(d, INT, x, y, n, block, end, g, scale, zero_point); break;
+        case FLOAT: round_blocks(d, FLOAT, x, y, n, block, end, g, scale, zero_point); break;
+        default: round_blocks(d, LEVELS, x, y, n, block, end, g, scale, zero_point);
+    }
+}
+
+// Sum of squared differences, in the order of scales.py: the upper half is added to the lower, again and again.
+static double squared_error(const float *x, const float *y, long n, double *work) {
+    for (long i = 0; i < n; i++) {
+        double e = y[i] - x[i];
+        work[i] = e * e;
+    }
+    while (n > 1) {
+        long half = 1;
+        while (2 * half < n) half *= 2;
+        for (long i = 0; i < n - half; i++) work[i] += work[half + i];
+        n = half;
+    }
+    return work[0];
+}
+
+// For each of n blocks the first of the candidates that errs least. y and work hold one block.
+static void search_scales(const Description *d, const float *x, float *y, double *work, long n, long block,
+                          long end, float g, const int32_t *low, const int32_t *high, float *scale, float *zero_point) {
+    float other_scale[CHUNK], other_zero[CHUNK] = {0};
+    double least[CHUNK];
+    for (int candidate = 0; candidate < d->candidates; candidate++) {
+        candidate_scales(d, candidate, n, g, low, high, other_scale, other_zero);
+        for (long i = 0; i < n; i++) {
+            long length = end - i * block < block ? end - i * block : block;
+            round_any(d, x + i * block, y, 1, length, length, g, &other_scale[i], &other_zero[i]);
+            double error = squared_error(x + i * block, y, length, work);
+            if (candidate == 0 || error < least[i]) {
+                least[i] = error;
+                scale[i] = other_scale[i];
+                zero_point[i] = other_zero[i];
+            }
+        }
+    }
+}
+
+// Rows of `columns` floats, each cut into blocks of `block`. x and y may be the same. work has room for 12 bytes per
+// element of a block where there are several candidates. Returns 1 for NaN or Inf in x.
 int wq_fake_quantize(const Description *d, const float *x, float *y, long rows, long columns, long block,
-                     const float *tensor_scale, long tensor_scale_stride) {
+                     const float *tensor_scale, long tensor_scale_stride, double *work) {
     int32_t low[CHUNK], high[CHUNK], largest = 0;
     float scale[CHUNK], zero_point[CHUNK] = {0};
     for (long row = 0; row < rows; row++, x += columns, y += columns) {
         float g = tensor_scale ? tensor_scale[row * tensor_scale_stride] : 1.0f;
         for (long start = 0; start < columns; start += CHUNK * block) {
             const float *from = x + start;
-            float *to = y + start;
             long end = columns - start < CHUNK * block ? columns - start : CHUNK * block;
             long n = (end + block - 1) / block;
             for (long i = 0; i < n; i++) {
@@ -177,12 +224,11 @@ int wq_fake_quantize(const Description *d, const float *x, float *y, long rows, 
                 largest = high[i] > largest ? high[i] : largest;
                 if (d->asymmetric) largest = low[i] > largest ? low[i] : largest;
             }
-            choose_scales(d, n, g, low, high, scale, zero_point);
-            switch (d->element) {
-                case INT: round_blocks(d, INT, from, to, n, block, end, g, scale, zero_point); break;
-                case FLOAT: round_blocks(d, FLOAT, from, to, n, block, end, g, scale, zero_point); break;
-                default: round_blocks(d, LEVELS, from, to, n, block, end, g, scale, zero_point);
-            }
+            if (d->candidates > 1)
+                search_scales(d, from, (float *)(work + block), work, n, block, end, g, low, high, scale, zero_point);
+            else
+                candidate_scales(d, 0, n, g, low, high, scale, zero_point);
+            round_any(d, from, y + start, n, block, end, g, scale, zero_point);
         }
     }
     return largest > MAX_FINITE;

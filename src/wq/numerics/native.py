@@ -11,7 +11,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from wq.numerics.elements import BIAS, MANTISSA_BITS, level_edges
 from wq.numerics.formats import Format
-from wq.numerics.scales import SCALE_LIMITS, e8m0_offset
+from wq.numerics.scales import SCALE_LIMITS, e8m0_offset, search_ratios
 
 SOURCE = Path(__file__).with_name("native.c")
 # No contraction and no fast math: every operation rounds as torch's does.
@@ -34,6 +34,7 @@ SCALE_SHAPES = {
     "e4m3": (4, 3),
 }  # exponent and mantissa bits of scales that round as elements do
 MAX_LEVELS = 16
+MAX_CANDIDATES = 24
 MIN_ELEMENTS_PER_THREAD = 1 << 16
 
 
@@ -45,7 +46,9 @@ class Description(ctypes.Structure):
         *((name, ctypes.c_float) for name in ("low", "high", "unit", "inverse_unit")),
         *((name, ctypes.c_int32) for name in ("min_exponent", "magic_shift", "levels")),
         *((name, ctypes.c_float * MAX_LEVELS) for name in ("values", "edges")),
-        *((name, ctypes.c_float) for name in ("divisor", "scale_low", "scale_high")),
+        ("candidates", ctypes.c_int32),
+        *((name, ctypes.c_float * MAX_CANDIDATES) for name in ("divisors", "ratios")),
+        *((name, ctypes.c_float) for name in ("scale_low", "scale_high")),
         *((name, ctypes.c_int32) for name in ("scale_min_exponent", "scale_magic_shift")),
         *((name, ctypes.c_int32) for name in ("e8m0_offset", "max_exponent")),
         *((name, ctypes.c_float) for name in ("given_scale", "given_zero_point")),
@@ -53,10 +56,9 @@ class Description(ctypes.Structure):
 
 
 def covers(format: Format) -> bool:
-    """Whether native.c knows the format: all scaled ones whose scale follows from the range alone."""
+    """Whether native.c knows the format: all but casts and long tables of levels."""
     few_levels = format.element != "levels" or len(format.code_book) <= MAX_LEVELS
-    searches = format.scale_search != "none" or format.four_over_six
-    return few_levels and not (format.is_cast or searches)
+    return few_levels and not format.is_cast
 
 
 @lru_cache
@@ -83,6 +85,7 @@ def library() -> ctypes.CDLL | None:
         *([ctypes.c_long] * 3),
         ctypes.c_void_p,
         ctypes.c_long,
+        ctypes.c_void_p,
     )
     return compiled
 
@@ -127,10 +130,13 @@ def describe(format: Format) -> Description:
         high=format.max,
         unit=format.unit,
         inverse_unit=1.0 / format.unit,
-        divisor=format.scale_divisor,
         scale_low=scale_low,
         scale_high=scale_high,
     )
+    ratios = search_ratios(format)
+    d.candidates = len(ratios)
+    d.ratios = (ctypes.c_float * MAX_CANDIDATES)(*ratios)
+    d.divisors = (ctypes.c_float * MAX_CANDIDATES)(*(format.scale_divisor / ratio for ratio in ratios))
     if format.element == "int":
         d.low, d.high = format.min_code, format.max_code
     elif format.element == "float":
@@ -172,7 +178,7 @@ def fake_quantize(
     description = describe(format)
     if given is not None:
         description = Description.from_buffer_copy(description)
-        description.scale = SCALES["given"]
+        description.scale, description.candidates = SCALES["given"], 1
         description.given_scale, description.given_zero_point = given
     stride = 0
     if tensor_scale is not None:
@@ -181,37 +187,30 @@ def fake_quantize(
     rows, columns = x.shape
     if stride == 0 and columns % block == 0:  # one long row, so that short rows are as fast as long ones
         rows, columns = 1, rows * columns
-
-    def run(start: int, count: int) -> None:
-        """Whole rows, or of one long row whole blocks."""
-        first = start * (block if rows == 1 else columns) * x.element_size()
-        shape = (1, min(count * block, columns - start * block)) if rows == 1 else (count, columns)
-        scale = None
-        if tensor_scale is not None:
-            scale = tensor_scale.data_ptr() + start * stride * tensor_scale.element_size()
-        failed.append(
-            compiled.wq_fake_quantize(
-                ctypes.byref(description),
-                x.data_ptr() + first,
-                out.data_ptr() + first,
-                *shape,
-                block,
-                scale,
-                stride,
-            )
-        )
-
-    failed: list[int] = []
-    units = -(-columns // block) if rows == 1 else rows
+    whole_rows = rows > 1  # threads share whole rows, or of one row whole blocks
+    unit = columns if whole_rows else block
+    units = -(-rows * columns // unit)
     threads = max(1, min(torch.get_num_threads(), x.numel() // MIN_ELEMENTS_PER_THREAD, units))
     share = -(-units // threads)
-    others = [
-        threading.Thread(target=run, args=(start, min(share, units - start)))
-        for start in range(share, units, share)
-    ]
-    for thread in others:
-        thread.start()
-    run(0, min(share, units))
-    for thread in others:
-        thread.join()
-    return not any(failed)
+
+    def run(start: int) -> int:
+        length = min(share * unit, rows * columns - start * unit)
+        work = (ctypes.c_double * (2 * block if description.candidates > 1 else 1))()
+        return compiled.wq_fake_quantize(
+            ctypes.byref(description),
+            x.data_ptr() + start * unit * x.element_size(),
+            out.data_ptr() + start * unit * out.element_size(),
+            length // columns if whole_rows else 1,
+            columns if whole_rows else length,
+            block,
+            None if tensor_scale is None else tensor_scale.data_ptr() + start * stride * x.element_size(),
+            stride,
+            work,
+        )
+
+    if threads == 1:
+        return not run(0)
+    with ThreadPoolExecutor(threads - 1) as others:
+        results = [others.submit(run, start) for start in range(share, units, share)]
+        failed = [run(0), *(result.result() for result in results)]
+        return not any(failed)

@@ -143,10 +143,18 @@ def search_ratios(format: Format) -> tuple[float, ...]:
 
 
 def squared_error(x: Tensor, scale: Scale, format: Format) -> Tensor:
-    """Sum over each block [..., L] -> [..., 1] of the squared rounding error, in float64: it must not depend
-    on how the tensor was cut into tiles."""
+    """Sum over each block [..., L] -> [..., 1] of the squared rounding error, in float64.
+
+    Summed in an order that is ours, the upper half onto the lower again and again, so that it depends neither
+    on tiles nor on the machine.
+    """
     y = scale.multiply_(round_elements_(scale.divide_(x.clone()), format, scale.zero_point))
-    return y.sub_(x).double().square_().sum(-1, keepdim=True)
+    errors = y.sub_(x).double().square_()
+    while (n := errors.shape[-1]) > 1:
+        half = 1 << ((n - 1).bit_length() - 1)
+        errors[..., : n - half] += errors[..., half:]
+        errors = errors[..., :half]
+    return errors
 
 
 def choose_scale(x: Tensor, format: Format, tensor_scale: Tensor | None = None) -> Scale:
