@@ -22,7 +22,7 @@ def job(composed: DictConfig) -> None:
     from wq.study import grid
 
     directory = Path(HydraConfig.get().runtime.output_dir)
-    with grid.kept_failure(directory):
+    with grid.told(directory):
         run(as_config(composed), directory, list(HydraConfig.get().overrides.task))
 
 

@@ -42,24 +42,23 @@ class Grid(Callback):
         Grid.launched = Sweep(Path(config.hydra.sweep.dir), parent, store)
 
 
-# Errors of the jobs that ran in this process, in their order
+# Errors told so far by this process, in their order
 failures: list[Exception] = []
 
 
 @contextmanager
-def kept_failure(directory: Path) -> Iterator[None]:
-    """Write a job's error to its directory and go on: the other jobs of a grid must run, and the end tells of it.
-
-    Hydra would print an error over several lines, and drop what follows a grid.
-    """
-    from wq.study.results import one_line, write_failure
-
+def told(directory: Path | None = None) -> Iterator[None]:
+    """Say an error in one line, leave it in the job's directory, and go on: the other jobs of a grid must run, and the end
+    of the process tells of it. Hydra would print it over several lines, and drop what follows a grid."""
     try:
         yield
     except Exception as error:
-        write_failure(directory, error)
-        print(f"error: {one_line(error)}", file=sys.stderr)
+        from wq.study.results import one_line, write_failure
+
         failures.append(error)
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        if directory:
+            write_failure(directory, error)
 
 
 def run_application(application: Callable[[], None]) -> None:
@@ -68,50 +67,49 @@ def run_application(application: Callable[[], None]) -> None:
     os.environ[FULL_ERROR] = "1"  # Hydra then raises errors of the configuration instead of printing them
     # A job that is stopped from outside ends as one that is interrupted: its run is closed, its files are whole.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    status, code = "FINISHED", 0
+    interrupted = False
     try:
-        application()
+        with told():
+            application()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        status, code = "KILLED", 130
-    except Exception as error:
-        from wq.study.results import one_line
-
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        failures.append(error)
+        interrupted = True
     if Grid.launched is not None:
-        unfinished = finish(Grid.launched, "FAILED" if failures else status)
-        code = code or int(unfinished > 0)
+        with told():
+            finish(Grid.launched, "KILLED" if interrupted else "FAILED" if failures else "FINISHED")
+    leave(wants_traceback, 130 if interrupted else 1 if failures else 0)
+
+
+def run_plainly(command: Callable[[], None]) -> None:
+    """Run a subcommand, with errors as `run_application` has them."""
+    with told():
+        command()
+    leave(FULL_ERROR in os.environ, 1 if failures else 0)
+
+
+def leave(wants_traceback: bool, code: int) -> None:
     if failures and wants_traceback:
         raise failures[0]
-    if code or failures:
-        sys.exit(code or 1)
+    if code:
+        sys.exit(code)
 
 
-def finish(sweep: Sweep, status: str) -> int:
-    """The table and the report of a grid, and the end of its parent run. Returns how many points have no result."""
+def finish(sweep: Sweep, status: str) -> None:
+    """The table and the report of a grid, and the end of its parent run. Raises where points have no result."""
     from wq.study import report, results
 
     rows = results.collect(sweep.directory) if sweep.directory.is_dir() else []
     unfinished = sum(row["status"] != "finished" for row in rows)
-    if len(rows) > unfinished:
-        written = report.write_report(rows, sweep.directory, "wq grid")
-        for path in written.paths:
-            sweep.store.client.log_artifact(sweep.parent_run, str(path))
-    if rows:
-        print(report.format_table(rows))
-    sweep.store.client.set_terminated(sweep.parent_run, "FAILED" if unfinished and status == "FINISHED" else status)
-    return unfinished
-
-
-def run_plainly(command: Callable[[], None]) -> None:
-    """Run a subcommand: an error is one line and exit code 1, with a traceback where HYDRA_FULL_ERROR asks for one."""
+    if unfinished and status == "FINISHED":
+        status = "FAILED"
     try:
-        command()
-    except Exception as error:
-        if FULL_ERROR in os.environ:
-            raise
-        from wq.study.results import one_line
-
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        sys.exit(1)
+        if rows:
+            print(report.format_table(rows))
+        if len(rows) > unfinished:
+            for path in report.write_report(rows, sweep.directory, "wq grid").paths:
+                sweep.store.client.log_artifact(sweep.parent_run, str(path))
+                print(path)
+    finally:
+        sweep.store.client.set_terminated(sweep.parent_run, status)
+    if unfinished and not failures:  # they failed in other processes
+        raise RuntimeError(f"{unfinished} of {len(rows)} points have no result; the same command runs them again")
