@@ -229,6 +229,7 @@ def test_hub_and_manifest_are_the_same_dataset(corpus: Repository, tmp_path: Pat
     with serve(corpus) as server:
         answer = ask(config(revision="refs/convert/parquet"), tmp_path / "home", server.url)
     assert answer.value["content_hash"] == speech.content_hash
+    assert ask(config(revision="refs/convert/parquet"), tmp_path / "home", nowhere()).value == answer.value
 
 
 MODEL = {"model": {"path": "someone/nano"}}
@@ -280,7 +281,7 @@ REFUSED = [
     (config(audio_column="text"), ("dataset.audio_column=text", "holds no audio")),
     (config(revision="v9"), ("no revision v9", "dataset.revision")),
     (config(path="someone/scripted"), ("no parquet files", "refs/convert/parquet")),
-    (config(path="someone/broken", config=None), ("cannot be read", "remove", "anew")),
+    (config(path="someone/broken", config=None), ("cannot be read", "remove the dataset from the cache")),
 ]
 
 

@@ -122,7 +122,7 @@ def unreachable() -> str | None:
         return "HF_HUB_OFFLINE is set"
     patience = float(constants.HF_HUB_ETAG_TIMEOUT) if os.environ.get("HF_HUB_ETAG_TIMEOUT") else PATIENCE
     answers: Queue[str | None] = Queue()
-    Thread(target=lambda: answers.put(_ask(constants.ENDPOINT, patience)), daemon=True).start()
+    Thread(target=lambda: answers.put(_ask(constants.ENDPOINT, patience + 1)), daemon=True).start()
     try:
         return answers.get(timeout=patience)
     except Empty:

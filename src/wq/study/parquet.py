@@ -54,7 +54,7 @@ def _rows(config: DatasetConfig, files: list[Path], split: str) -> "Dataset":
         reason = str(error.__cause__ or error).splitlines()[0]
         raise DataError(
             f"dataset.path={config.path}: its parquet files cannot be read ({reason}); "
-            f"remove {files[0].parent} from the cache and fetch them anew"
+            "remove the dataset from the cache (HF_HOME) and run the command again"
         ) from error
     columns = {key: getattr(config, key) for key in ("audio_column", "text_column", "id_column")}
     for key, column in columns.items():
