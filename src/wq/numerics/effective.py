@@ -9,6 +9,7 @@ tensor scale; nvfp4 per tensor one E4M3 scale (always 448) under it.
 """
 
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 
 from wq.numerics.formats import Format
 from wq.numerics.granularity import check_granularity
@@ -57,6 +58,7 @@ def has_effect(format: Format, field: str) -> bool:
     return True
 
 
+@lru_cache(maxsize=1024)  # called for every activation
 def resolve(format: Format, granularity: str = "group", group: int | None = None) -> Effective:
     """The effective settings: the format's own group size filled in, settings without effect dropped and
     named."""

@@ -12,7 +12,14 @@ from wq.numerics.effective import Effective, resolve
 from wq.numerics.elements import code_dtype, decode, encode, round_elements_
 from wq.numerics.formats import Format, with_options
 from wq.numerics.granularity import blocks, scale_shape
-from wq.numerics.scales import Scale, block_range, choose_scale, scale_of_range, tensor_scale_of
+from wq.numerics.scales import (
+    Scale,
+    block_range,
+    choose_scale,
+    scale_of_range,
+    search_ratios,
+    tensor_scale_of,
+)
 
 # Elements that are worked on at a time on a CPU, so that all intermediate values stay in its second-level
 # cache
@@ -176,7 +183,7 @@ def _shared_scales(
     if amax is None:
         if not (per_tensor or format.has_tensor_scale):
             return _Shared(None, None)
-        low, high = block_range(values.view(1, 1, -1), format)
+        low, high = _whole_range(values, format)
     else:
         if not (per_tensor or format.has_tensor_scale):
             raise ValueError(
@@ -193,10 +200,21 @@ def _shared_scales(
         tensor_scale = tensor_scale_of(high.expand(rows) if rows else high.view(()), format)
     if not per_tensor:
         return _Shared(None, tensor_scale)
-    if amax is None:
+    if amax is None and len(search_ratios(format)) > 1:
         return _Shared(choose_scale(values.view(1, 1, -1), format, tensor_scale), tensor_scale)
     low, high = low.clamp(max=0.0).view(1, 1, 1), high.view(1, 1, 1)
     return _Shared(scale_of_range(low, high, format, tensor_scale), tensor_scale)
+
+
+def _whole_range(values: Tensor, format: Format) -> tuple[Tensor, Tensor]:
+    """`block_range` of all values as one block."""
+    if not (values.device.type == "cpu" and native.covers(format) and native.library()):
+        return block_range(values.view(1, 1, -1), format)
+    low, high = native.value_range(values)
+    if format.is_asymmetric:
+        return low, high
+    amax = torch.maximum(-low, high)
+    return -amax, amax
 
 
 def _parts(values: Tensor, out: Tensor, effective: Effective) -> Iterator[tuple[Tensor, Tensor]]:

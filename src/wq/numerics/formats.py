@@ -6,7 +6,7 @@ plain Python without torch, so that a wrong configuration is refused in millisec
 
 import math
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 # The information-theoretic 4-bit levels of QLoRA (Dettmers et al. 2023, appendix E): quantiles of a normal
 # distribution, 7 below zero, zero, and 8 above, scaled to [-1, 1].
@@ -268,6 +268,7 @@ class Format:
         return self.bits if self.is_asymmetric else 0
 
 
+@lru_cache(maxsize=1024)
 def with_options(
     format: Format,
     scale_dtype: str | None = None,

@@ -9,7 +9,8 @@
 
 enum { INT, FLOAT, LEVELS };                             // element
 enum { GIVEN, E8M0, EXACT, ROUNDED, BFLOAT16, ROUNDED_E4M3 };  // scale
-enum { CHUNK = 64, MAX_LEVELS = 16, MAX_CANDIDATES = 24 };  // CHUNK: blocks whose scales are computed side by side
+enum { MAX_LEVELS = 16, MAX_CANDIDATES = 24 };
+enum { CHUNK = 64, TILE = 1 << 14 };  // blocks whose scales are computed side by side, and their elements
 
 #define INLINE static inline __attribute__((always_inline))
 #define MAX_FINITE 0x7F7FFFFF
@@ -62,6 +63,23 @@ INLINE int32_t largest_magnitude(const float *x, long n) {
     for (long i = 0; i < n; i++) {
         int32_t b = bits_of(x[i]) & 0x7FFFFFFF;
         h = b > h ? b : h;
+    }
+    return h;
+}
+
+// The same for whole blocks of 16 that follow each other: neighbours are folded into one, four times.
+INLINE int32_t largest_magnitudes_of_16(const float *x, long n, int32_t *largest) {
+    int32_t work[CHUNK * 8], h = 0;
+    for (long i = 0; i < n * 8; i++) {
+        int32_t a = bits_of(x[2 * i]) & 0x7FFFFFFF, b = bits_of(x[2 * i + 1]) & 0x7FFFFFFF;
+        work[i] = a > b ? a : b;
+    }
+    for (long left = n * 4; left > n; left /= 2)
+#pragma GCC ivdep
+        for (long i = 0; i < left; i++) work[i] = work[2 * i] > work[2 * i + 1] ? work[2 * i] : work[2 * i + 1];
+    for (long i = 0; i < n; i++) {
+        largest[i] = work[2 * i] > work[2 * i + 1] ? work[2 * i] : work[2 * i + 1];
+        h = largest[i] > h ? largest[i] : h;
     }
     return h;
 }
@@ -168,7 +186,7 @@ static void round_any(const Description *d, const float *x, float *y, long n, lo
 }
 
 // Sum of squared differences, in the order of scales.py: the upper half is added to the lower, again and again.
-static double squared_error(const float *x, const float *y, long n, double *work) {
+INLINE double squared_error(const float *x, const float *y, long n, double *work) {
     for (long i = 0; i < n; i++) {
         double e = y[i] - x[i];
         work[i] = e * e;
@@ -182,17 +200,18 @@ static double squared_error(const float *x, const float *y, long n, double *work
     return work[0];
 }
 
-// For each of n blocks the first of the candidates that errs least. y and work hold one block.
-static void search_scales(const Description *d, const float *x, float *y, double *work, long n, long block,
-                          long end, float g, const int32_t *low, const int32_t *high, float *scale, float *zero_point) {
+// For each of n blocks the first of the candidates that errs least. y has room for all blocks, work for one.
+static void search_scales(const Description *d, const float *x, float *y, double *work, long n, long block, long end,
+                          float g, const int32_t *low, const int32_t *high, float *scale, float *zero_point) {
     float other_scale[CHUNK], other_zero[CHUNK] = {0};
     double least[CHUNK];
     for (int candidate = 0; candidate < d->candidates; candidate++) {
         candidate_scales(d, candidate, n, g, low, high, other_scale, other_zero);
+        round_any(d, x, y, n, block, end, g, other_scale, other_zero);
         for (long i = 0; i < n; i++) {
-            long length = end - i * block < block ? end - i * block : block;
-            round_any(d, x + i * block, y, 1, length, length, g, &other_scale[i], &other_zero[i]);
-            double error = squared_error(x + i * block, y, length, work);
+            long at = i * block, length = end - at < block ? end - at : block;
+            double error = length == 16 ? squared_error(x + at, y + at, 16, work)
+                                        : squared_error(x + at, y + at, length, work);
             if (candidate == 0 || error < least[i]) {
                 least[i] = error;
                 scale[i] = other_scale[i];
@@ -202,19 +221,38 @@ static void search_scales(const Description *d, const float *x, float *y, double
     }
 }
 
-// Rows of `columns` floats, each cut into blocks of `block`. x and y may be the same. work has room for 12 bytes per
-// element of a block where there are several candidates. Returns 1 for NaN or Inf in x.
+// The range of all of x, with zero: [-ends[0], ends[1]].
+int wq_range(const float *x, long n, float *ends) {
+    int32_t low, high;
+    range(x, n, &low, &high);
+    ends[0] = float_of(low);
+    ends[1] = float_of(high);
+    return 0;
+}
+
+// How many blocks are worked on at a time: what stays in the first or second level cache.
+long wq_chunk(long block) {
+    long n = TILE / block;
+    return n < 1 ? 1 : n > CHUNK ? CHUNK : n;
+}
+
+// Rows of `columns` floats, each cut into blocks of `block`. x and y may be the same. Where there are several
+// candidates, work has room for the doubles of a block and the floats of a chunk. Returns 1 for NaN or Inf in x.
 int wq_fake_quantize(const Description *d, const float *x, float *y, long rows, long columns, long block,
                      const float *tensor_scale, long tensor_scale_stride, double *work) {
     int32_t low[CHUNK], high[CHUNK], largest = 0;
     float scale[CHUNK], zero_point[CHUNK] = {0};
+    const long chunk = wq_chunk(block) * block;
     for (long row = 0; row < rows; row++, x += columns, y += columns) {
         float g = tensor_scale ? tensor_scale[row * tensor_scale_stride] : 1.0f;
-        for (long start = 0; start < columns; start += CHUNK * block) {
+        for (long start = 0; start < columns; start += chunk) {
             const float *from = x + start;
-            long end = columns - start < CHUNK * block ? columns - start : CHUNK * block;
+            long end = columns - start < chunk ? columns - start : chunk;
             long n = (end + block - 1) / block;
-            for (long i = 0; i < n; i++) {
+            if (block == 16 && end == n * 16 && !d->asymmetric) {
+                int32_t h = largest_magnitudes_of_16(from, n, high);
+                largest = h > largest ? h : largest;
+            } else for (long i = 0; i < n; i++) {
                 long length = end - i * block < block ? end - i * block : block;
                 if (d->asymmetric)
                     range(from + i * block, length, &low[i], &high[i]);

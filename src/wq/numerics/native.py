@@ -11,6 +11,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -35,6 +36,7 @@ SCALE_SHAPES = {
 }  # exponent and mantissa bits of scales that round as elements do
 MAX_LEVELS = 16
 MAX_CANDIDATES = 24
+FLOAT_BYTES = 4
 MIN_ELEMENTS_PER_THREAD = 1 << 16
 
 
@@ -87,6 +89,8 @@ def library() -> ctypes.CDLL | None:
         ctypes.c_long,
         ctypes.c_void_p,
     )
+    compiled.wq_chunk.argtypes, compiled.wq_chunk.restype = (ctypes.c_long,), ctypes.c_long
+    compiled.wq_range.argtypes = (ctypes.c_void_p, ctypes.c_long, ctypes.c_void_p)
     return compiled
 
 
@@ -189,28 +193,56 @@ def fake_quantize(
         rows, columns = 1, rows * columns
     whole_rows = rows > 1  # threads share whole rows, or of one row whole blocks
     unit = columns if whole_rows else block
-    units = -(-rows * columns // unit)
-    threads = max(1, min(torch.get_num_threads(), x.numel() // MIN_ELEMENTS_PER_THREAD, units))
-    share = -(-units // threads)
 
-    def run(start: int) -> int:
-        length = min(share * unit, rows * columns - start * unit)
-        work = (ctypes.c_double * (2 * block if description.candidates > 1 else 1))()
+    def run(first: int, length: int) -> int:
+        doubles = block + (compiled.wq_chunk(block) * block + 1) // 2 if description.candidates > 1 else 1
+        work = (ctypes.c_double * doubles)()
+        scales = None if tensor_scale is None else tensor_scale.data_ptr()
         return compiled.wq_fake_quantize(
             ctypes.byref(description),
-            x.data_ptr() + start * unit * x.element_size(),
-            out.data_ptr() + start * unit * out.element_size(),
+            x.data_ptr() + first * FLOAT_BYTES,
+            out.data_ptr() + first * FLOAT_BYTES,
             length // columns if whole_rows else 1,
             columns if whole_rows else length,
             block,
-            None if tensor_scale is None else tensor_scale.data_ptr() + start * stride * x.element_size(),
+            None if scales is None else scales + first // unit * stride * FLOAT_BYTES,
             stride,
             work,
         )
 
+    return not any(_in_threads(run, x.numel(), unit))
+
+
+def value_range(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Smallest and largest of zero and all values of contiguous float32 x on the CPU; NaN or Inf where x has
+    them.
+
+    As fast as the memory. torch.aminmax is so too, but leaves its threads spinning on the processors for a
+    while.
+    """
+    compiled = library()
+    assert compiled is not None
+    ends: list[tuple[float, float]] = []
+
+    def run(first: int, length: int) -> int:
+        end = (ctypes.c_float * 2)()
+        compiled.wq_range(x.data_ptr() + first * FLOAT_BYTES, length, end)
+        ends.append((end[0], end[1]))
+        return 0
+
+    _in_threads(run, x.numel(), 1)
+    low, high = torch.tensor(ends).amax(0)
+    return -low, high
+
+
+def _in_threads(run: Callable[[int, int], int], elements: int, unit: int) -> list[int]:
+    """run(first, length) for shares of so many elements, all but the last a multiple of unit, on torch's
+    number of threads where that pays."""
+    units = -(-elements // unit)
+    threads = max(1, min(torch.get_num_threads(), elements // MIN_ELEMENTS_PER_THREAD, units))
+    share = -(-units // threads) * unit
     if threads == 1:
-        return not run(0)
+        return [run(0, elements)]
     with ThreadPoolExecutor(threads - 1) as others:
-        results = [others.submit(run, start) for start in range(share, units, share)]
-        failed = [run(0), *(result.result() for result in results)]
-        return not any(failed)
+        results = [others.submit(run, i, min(share, elements - i)) for i in range(share, elements, share)]
+        return [run(0, share), *(result.result() for result in results)]
