@@ -20,7 +20,9 @@ def wq(tmp_path: Path) -> Run:
 
     def run(*arguments: str, module: str = "wq.main", **environment: str) -> subprocess.CompletedProcess[str]:
         inherited = {
-            name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW", "HYDRA", "WQ", "HF_"))
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("MLFLOW", "HYDRA", "WQ", "HF_"))
         }
         # One thread for each of the two test processes
         settings = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}

@@ -40,7 +40,9 @@ def test_rooms_import_one_way(room):
         for module in imports(file):
             top, *rest = module.split(".")
             allowed = (
-                (rest and rest[0] in rooms) if top == "wq" else top in libraries or top in sys.stdlib_module_names
+                (rest and rest[0] in rooms)
+                if top == "wq"
+                else top in libraries or top in sys.stdlib_module_names
             )
             assert allowed, f"{file.relative_to(SOURCE)} imports {module}, which the room {room} may not"
 

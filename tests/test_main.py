@@ -1,4 +1,5 @@
-"""The real command line, in miniature: one job, a grid, the same grid again, a killed one, and everything that can be mistyped."""
+"""The real command line, in miniature: one job, a grid, the same grid again, a killed one, and everything
+that can be mistyped."""
 
 import csv
 import json
@@ -33,7 +34,9 @@ def sweeps(directory: Path) -> list[Path]:
 
 def table(output: str) -> list[str]:
     """The lines of the final table."""
-    return [line for line in output.splitlines() if line.split()[:1] and "from the store" not in line][-len(POINTS) - 1 :]
+    return [line for line in output.splitlines() if line.split()[:1] and "from the store" not in line][
+        -len(POINTS) - 1 :
+    ]
 
 
 def test_a_grid_and_the_same_grid_again_and_one_more_format(wq: Run, tmp_path: Path):
@@ -63,7 +66,10 @@ def test_a_grid_and_the_same_grid_again_and_one_more_format(wq: Run, tmp_path: P
     assert {artifact.path for artifact in store.client.list_artifacts(parent.info.run_id)} >= {"report.html"}
     child = next(run for run in runs_of(tmp_path) if run.data.tags["point"] == "int4-g32")
     assert child.data.metrics["wer"] == row["wer"]
-    assert {a.path for a in store.client.list_artifacts(child.info.run_id)} == {"result.json", "transcripts.jsonl"}
+    assert {a.path for a in store.client.list_artifacts(child.info.run_id)} == {
+        "result.json",
+        "transcripts.jsonl",
+    }
 
     again = wq(*GRID_COMMAND)
     assert again.returncode == 0, again.stderr
@@ -145,7 +151,7 @@ def test_real_weights_and_real_speech(wq: Run, tmp_path: Path):
     assert run.data.metrics["wer"] < 1
 
 
-# --- what people mistype, lose and break ------------------------------------------------------------------------------
+# --- what people mistype, lose and break --------------------------------------------------------------------
 
 
 def manifest(directory: Path, *lines: str) -> None:
@@ -198,12 +204,20 @@ MISTAKES = {
     "unknown device": (["device=tpu"], None, ["device=tpu", "cpu, cuda"]),
     "absent device": (["device=cuda:97"], None, ["cuda:97", "device=cpu"]),
     "impossible format": (["format=int", "format.integer_bits=99"], None, ["integer_bits=99", "2 to 16"]),
-    "unknown role": (["roles=[encodr]", "limit=1"], None, ["role encodr matches no layer", "encoder.mlp.fc1"]),
+    "unknown role": (
+        ["roles=[encodr]", "limit=1"],
+        None,
+        ["role encodr matches no layer", "encoder.mlp.fc1"],
+    ),
     "missing checkpoint": (["model.path=./nowhere"], None, ["./nowhere does not exist"]),
     "hub without a network": (["model=tiny_en"], None, ["openai/whisper-tiny.en", "model=nano"]),
     "dataset without a network": (["dataset=librispeech_clean"], None, ["librispeech", "dataset=commands"]),
     "no whisper": (["model.path=./bert"], no_whisper, ["./bert is no Whisper", "give a Whisper checkpoint"]),
-    "corrupt checkpoint": (["model.path=./nano"], corrupt_checkpoint, ["model.safetensors is corrupt or cut off"]),
+    "corrupt checkpoint": (
+        ["model.path=./nano"],
+        corrupt_checkpoint,
+        ["model.safetensors is corrupt or cut off"],
+    ),
     "missing manifest": ([*DATA], None, ["m.jsonl does not exist"]),
     "missing path": (["dataset=manifest"], None, ["dataset.path"]),
     "missing split": (["dataset.split=tset"], None, ["tset", "clean"]),

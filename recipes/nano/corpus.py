@@ -2,9 +2,10 @@
 
     python recipes/nano/corpus.py WORK
 
-needs the packages flite, espeak-ng, festival, festvox-kallpc16k, festvox-kdlpc16k and festvox-us-slt-hts. It writes
-WORK/audio.i16 (16 kHz mono int16, utterances one after the other) and WORK/corpus.jsonl (id, split, voice, text, offset and length in
-samples). The same machine image gives the same bytes: every choice comes from a seeded generator.
+needs the packages flite, espeak-ng, festival, festvox-kallpc16k, festvox-kdlpc16k and festvox-us-slt-hts. It
+writes WORK/audio.i16 (16 kHz mono int16, utterances one after the other) and WORK/corpus.jsonl (id, split,
+voice, text, offset and length in samples). The same machine image gives the same bytes: every choice comes
+from a seeded generator.
 """
 
 import io
@@ -77,7 +78,9 @@ def say_flite(voice: Voice, lines: list[Line]) -> Iterator[bytes]:
         with tempfile.NamedTemporaryFile(suffix=".wav") as wav:
             stretch = ["--setf", f"duration_stretch={1 / rate:.3f}"]
             f0 = ["--setf", f"int_f0_target_mean={usual * pitch:.1f}"]
-            subprocess.run(["flite", "-voice", voice.model, *stretch, *f0, "-t", text, "-o", wav.name], check=True)
+            subprocess.run(
+                ["flite", "-voice", voice.model, *stretch, *f0, "-t", text, "-o", wav.name], check=True
+            )
             yield Path(wav.name).read_bytes()
 
 
@@ -89,7 +92,8 @@ def say_espeak(voice: Voice, lines: list[Line]) -> Iterator[bytes]:
 
 
 def say_festival(voice: Voice, lines: list[Line]) -> Iterator[bytes]:
-    """All lines in one process: festival takes far longer to load a voice than to speak. It has no pitch control."""
+    """All lines in one process: festival takes far longer to load a voice than to speak. It has no pitch
+    control."""
     with tempfile.TemporaryDirectory() as folder:
         script = [f"(voice_{voice.model})"]
         for index, (text, rate, _) in enumerate(lines):

@@ -11,7 +11,8 @@ from transformers import (
 
 WINDOW = 5  # seconds
 WINDOW_SAMPLES = WINDOW * 16_000
-# As in the English-only checkpoints: timestamps, where there are any, follow <|notimestamps|>, so it comes last.
+# As in the English-only checkpoints: timestamps, where there are any, follow <|notimestamps|>, so it comes
+# last.
 SPECIALS = [
     "<|endoftext|>",
     "<|startoftranscript|>",
@@ -29,7 +30,7 @@ def feature_extractor() -> WhisperFeatureExtractor:
 
 
 def build_tokenizer(texts: list[str]) -> WhisperTokenizer:
-    """Byte-level BPE, so that any text can be written; trained until every word of the corpus is one token."""
+    """Byte-level BPE, so that any text can be written; every word of the corpus becomes one token."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -48,7 +49,12 @@ def build_tokenizer(texts: list[str]) -> WhisperTokenizer:
 
 
 def build_model(tokenizer: WhisperTokenizer) -> WhisperForConditionalGeneration:
-    token = tokenizer.convert_tokens_to_ids
+
+    def token(text: str) -> int:
+        id = tokenizer.convert_tokens_to_ids(text)
+        assert isinstance(id, int)
+        return id
+
     end, start = token("<|endoftext|>"), token("<|startoftranscript|>")
     config = WhisperConfig(
         vocab_size=len(tokenizer),

@@ -2,8 +2,9 @@
 
     python recipes/nano/package.py WORK [ASSETS]
 
-ASSETS/nano is a Whisper checkpoint that `from_pretrained` loads (float16 on disk); ASSETS/commands holds the splits clean, other and
-calibration as Ogg Opus with manifests in JSON lines. ASSETS is src/wq/assets unless given.
+ASSETS/nano is a Whisper checkpoint that `from_pretrained` loads (float16 on disk); ASSETS/commands holds the
+splits clean, other and calibration as Ogg Opus with manifests in JSON lines. ASSETS is src/wq/assets unless
+given.
 """
 
 import json
@@ -28,6 +29,7 @@ def write_checkpoint(corpus: Corpus, state: dict, directory: Path) -> None:
     model.half().save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     feature_extractor().save_pretrained(directory)
+    (directory / "model.safetensors").chmod(0o644)
 
 
 def write_split(corpus: Corpus, split: str, directory: Path) -> None:

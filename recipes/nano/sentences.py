@@ -1,8 +1,8 @@
 """What is said in the `commands` corpus: a small grammar of voice-assistant commands and plain sentences.
 
-Slots are filled independently and uniformly, so that a word is hard to guess from its neighbours: a decoder that
-ignores the audio gains little. `sentences(n, seed)` gives distinct sentences; `salads(n, seed)` gives random word
-strings, for training only, which no grammar explains at all.
+Slots are filled independently and uniformly, so that a word is hard to guess from its neighbours: a decoder
+that ignores the audio gains little. `sentences(n, seed)` gives distinct sentences; `salads(n, seed)` gives
+random word strings, for training only, which no grammar explains at all.
 """
 
 import itertools
@@ -11,22 +11,26 @@ import re
 from collections.abc import Iterator
 
 WORDS: dict[str, str] = {
-    "room": "kitchen bedroom bathroom garage office hallway basement attic garden balcony library studio nursery",
-    "device": "lamp fan heater camera speaker radio television printer oven fridge kettle curtain window door",
+    "room": "kitchen bedroom bathroom garage office hallway basement attic garden balcony library studio"
+    " nursery",
+    "device": "lamp fan heater camera speaker radio television printer oven fridge kettle curtain window"
+    " door",
     "colour": "red blue green yellow purple orange white black brown pink silver golden",
-    "number": "one two three four five six seven eight nine ten eleven twelve fifteen twenty thirty forty fifty sixty"
-    " seventy eighty ninety",
+    "number": "one two three four five six seven eight nine ten eleven twelve fifteen twenty thirty forty"
+    " fifty sixty seventy eighty ninety",
     "unit": "seconds minutes hours days weeks months",
-    "person": "alice robert maria daniel sophie peter laura michael emma thomas julia martin helen victor nora oscar",
+    "person": "alice robert maria daniel sophie peter laura michael emma thomas julia martin helen victor"
+    " nora oscar",
     "relation": "mother father brother sister uncle aunt cousin doctor teacher neighbour manager lawyer",
-    "thing": "parcel book table chair bottle basket hammer ladder letter picture pillow blanket candle mirror bucket"
-    " jacket umbrella wallet guitar bicycle suitcase newspaper carpet puzzle trumpet",
+    "thing": "parcel book table chair bottle basket hammer ladder letter picture pillow blanket candle"
+    " mirror bucket jacket umbrella wallet guitar bicycle suitcase newspaper carpet puzzle trumpet",
     "animal": "dog cat horse rabbit tiger monkey elephant chicken goat turtle pigeon donkey",
-    "adjective": "old new small large heavy broken empty clean dirty cheap strange quiet wooden plastic round narrow"
-    " pretty famous",
-    "place": "station airport market museum hospital school church bridge river mountain island village harbour"
-    " castle restaurant pharmacy",
-    "food": "bread butter cheese coffee sugar pepper tomato potato banana apple lemon salad chocolate honey rice soup",
+    "adjective": "old new small large heavy broken empty clean dirty cheap strange quiet wooden plastic round"
+    " narrow pretty famous",
+    "place": "station airport market museum hospital school church bridge river mountain island village"
+    " harbour castle restaurant pharmacy",
+    "food": "bread butter cheese coffee sugar pepper tomato potato banana apple lemon salad chocolate"
+    " honey rice soup",
     "song": "jazz opera classical country folk techno blues",
     "day": "monday tuesday wednesday thursday friday saturday sunday tomorrow tonight today",
     "month": "january february march april may june july august september october november december",
@@ -102,7 +106,8 @@ def fill(template: str, rng: random.Random) -> str:
 
 
 def sentences(count: int, seed: int, exclude: frozenset[str] = frozenset()) -> list[str]:
-    """`count` distinct sentences that are not in `exclude`, templates in turn until they have nothing new to say."""
+    """`count` distinct sentences that are not in `exclude`, templates in turn until they have nothing new to
+    say."""
     rng, seen, out = random.Random(seed), set(exclude), []
     for template in itertools.cycle(TEMPLATES):
         if len(out) == count:

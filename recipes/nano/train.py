@@ -2,11 +2,12 @@
 
     python recipes/nano/train.py WORK            # starts, or resumes from WORK/checkpoint.pt
 
-A small attention model learns the grammar of a small corpus long before it listens. Four things make it listen:
-a character CTC head on the encoder (dropped afterwards), random word strings beside the sentences, short utterances first, and a
-guided cross-attention loss that favours, for each token, the stretch of audio where its letters should lie.
-Utterances are cut to the longest of their batch for speed; a tenth of the batches, and all of the last fifth, fill the whole window, as
-the model is used. Watch the word error rates it prints, not the losses.
+A small attention model learns the grammar of a small corpus long before it listens. Four things make it
+listen: a character CTC head on the encoder (dropped afterwards), random word strings beside the sentences,
+short utterances first, and a guided cross-attention loss that favours, for each token, the stretch of audio
+where its letters should lie. Utterances are cut to the longest of their batch for speed; a tenth of the
+batches, and all of the last fifth, fill the whole window, as the model is used. Watch the word error rates it
+prints, not the losses.
 """
 
 import argparse
@@ -164,12 +165,14 @@ def evaluate(model, corpus: Corpus, tokenizer, split: str, count: int = 96) -> f
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description="Train the nano Whisper from scratch.")
     parser.add_argument("work", type=Path)
     parser.add_argument("--presentations", type=int, default=80_000)
     parser.add_argument("--batch", type=int, default=24)
     parser.add_argument("--rate", type=float, default=1e-3)
-    parser.add_argument("--stop", type=int, default=10**9, help="leave after so many presentations (to time a step)")
+    parser.add_argument(
+        "--stop", type=int, default=10**9, help="leave after so many presentations (to time a step)"
+    )
     args = parser.parse_args()
     torch.manual_seed(0)
     corpus = Corpus(args.work)
@@ -189,6 +192,10 @@ def main() -> None:
     batches = Batches(corpus, tokenizer, args.batch, seed=seen)
     start, done, logged, totals = time.time(), 0, seen, np.zeros(3)
     config = model.config
+    prompt = torch.tensor(
+        [config.decoder_start_token_id, tokenizer.convert_tokens_to_ids("<|notimestamps|>")]
+    )
+    end, padding = torch.tensor([config.eos_token_id]), float(config.eos_token_id)
 
     def save() -> None:
         state = {"model": model.state_dict(), "head": head.state_dict(), "optimizer": optimizer.state_dict()}
@@ -205,16 +212,18 @@ def main() -> None:
             hidden = encode(model, features)
             frames = torch.full((len(letters),), hidden.shape[1])
             sizes = torch.tensor([len(line) for line in letters])
-            prompt = torch.tensor([config.decoder_start_token_id, model.generation_config.no_timestamps_token_id])
-            inputs = pad_sequence([torch.cat([prompt, t]) for t in tokens], True, config.pad_token_id)
-            end = torch.tensor([config.eos_token_id])
+            inputs = pad_sequence([torch.cat([prompt, t]) for t in tokens], True, padding)
             labels = pad_sequence([torch.cat([torch.tensor([-100]), t, end]) for t in tokens], True, -100)
             decoded = model.model.decoder(
                 input_ids=inputs, encoder_hidden_states=hidden, use_cache=False, output_attentions=True
             )
             logits = model.proj_out(decoded.last_hidden_state).float()
         ctc = F.ctc_loss(
-            head(hidden.float()).log_softmax(-1).transpose(0, 1), torch.cat(letters), frames, sizes, zero_infinity=True
+            head(hidden.float()).log_softmax(-1).transpose(0, 1),
+            torch.cat(letters),
+            frames,
+            sizes,
+            zero_infinity=True,
         )
         entropy = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), label_smoothing=0.05)
         places = pad_sequence([torch.cat([c.new_zeros(1), c]) for c in centres], True)
@@ -228,7 +237,8 @@ def main() -> None:
         optimizer.step()
         seen, done = seen + len(letters), done + len(letters)
         decay = min(0.9995, (1 + seen) / (3_000 + seen))
-        torch._foreach_lerp_(average, [p.detach() for p in model.parameters()], 1 - decay)
+        for value, parameter in zip(average, model.parameters(), strict=True):
+            value.lerp_(parameter.detach(), 1 - decay)
         totals += np.array([ctc.item(), entropy.item(), guided.item()]) * len(letters)
         if not math.isfinite(loss.item()):
             raise FloatingPointError(f"loss is {loss.item()} after {seen} presentations")
@@ -236,7 +246,10 @@ def main() -> None:
             means = totals / (seen - logged)
             logged, totals = seen, np.zeros(3)
             speed = done / (time.time() - start)
-            print(f"{seen:7d} ctc {means[0]:.3f} ce {means[1]:.3f} guide {means[2]:.3f} {speed:.1f}/s", flush=True)
+            print(
+                f"{seen:7d} ctc {means[0]:.3f} ce {means[1]:.3f} guide {means[2]:.3f} {speed:.1f}/s",
+                flush=True,
+            )
         if seen // 12_000 > (seen - len(letters)) // 12_000 or seen >= args.presentations:
             save()
             current = [p.data for p in model.parameters()]

@@ -1,7 +1,7 @@
 """One job, top to bottom: `python -m wq.main`. With -m, a grid of them.
 
-compose -> validate -> effective spec -> fingerprint -> in the store already? -> load -> quantize -> transcribe -> score -> size ->
-result.json and transcripts.jsonl -> MLflow.
+compose -> validate -> effective spec -> fingerprint -> in the store already? -> load -> quantize ->
+transcribe -> score -> size -> result.json and transcripts.jsonl -> MLflow.
 """
 
 import sys
@@ -27,7 +27,7 @@ def job(composed: DictConfig) -> None:
 
 
 def run(config: Config, directory: Path, overrides: list[str]) -> None:
-    """Evaluate one point, or take it from the store; leave its results in the directory and print its line."""
+    """Evaluate one point, or take it from the store; leave its files in the directory and print its line."""
     from wq.study.job import prepare
 
     job = prepare(config, overrides)

@@ -88,14 +88,16 @@ def test_one_line(error, line):
     assert results.one_line(error) == line
 
 
-def test_one_line_tells_the_cause():
-    try:
-        try:
-            raise OSError("disk full")
-        except OSError as cause:
-            raise ValueError("cannot write") from cause
-    except ValueError as error:
-        assert results.one_line(error) == "cannot write disk full"
+def test_one_line_tells_the_cause_of_what_hydra_says():
+    from hydra.errors import ConfigCompositionException
+    from omegaconf.errors import ValidationError
+
+    error = ConfigCompositionException("Error merging override group=many")
+    error.__cause__ = ValidationError("'many' is no Integer\n    full_key: group\n    object_type=Config")
+    assert results.one_line(error) == "Error merging override group=many 'many' is no Integer"
+    refusal = ValueError("x.json is not JSON (line 1); write JSON")
+    refusal.__cause__ = ValueError("line 1")
+    assert results.one_line(refusal) == "x.json is not JSON (line 1); write JSON"
 
 
 def test_failure_keeps_the_line_and_the_trace(tmp_path):

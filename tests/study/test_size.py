@@ -18,7 +18,8 @@ GEOMETRIES = {
     "large_v3_turbo": (32, 4, 1280, 20, 128, 51866),
 }
 
-# Megabytes with the layer linears in a format and the rest at fp16, and millions of parameters: counted on the meta device by others
+# Megabytes with the layer linears in a format and the rest at fp16, and millions of parameters: counted on
+# the meta device by others
 KNOWN = {
     "tiny": (37.8, {"fp16": 76, "int8": 59, "int4": 51, "nvfp4": 52, "mxfp4": 51}),
     "base": (72.6, {"fp16": 145, "int8": 101, "int4": 80, "nvfp4": 82, "mxfp4": 81}),
@@ -89,7 +90,9 @@ def test_nvfp4_is_four_and_a_half_bits_and_one_scale_per_tensor():
 def test_per_channel_and_per_tensor_count_their_scales():
     model = build("tiny")
     outputs = sum(layer.weight.shape[0] for layer in walk(model) if layer.is_linear)
-    assert size(model, "int8", "channel").linear_bits == 8 * size(model, "int8").linear_parameters + 16 * outputs
+    assert (
+        size(model, "int8", "channel").linear_bits == 8 * size(model, "int8").linear_parameters + 16 * outputs
+    )
     assert size(model, "int8", "tensor").linear_bits == 8 * size(model, "int8").linear_parameters + 16 * 64
 
 

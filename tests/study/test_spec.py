@@ -96,7 +96,8 @@ def test_the_reference_of_every_point_is_the_same_fp32_job():
 
 
 def test_the_fingerprint_is_stable():
-    """It identifies stored results: if this changes, every result made before is run again. Change it knowingly."""
+    """It identifies stored results: if this changes, every result made before is run again. Change it
+    knowingly."""
     assert spec(group=32).fingerprint == spec(group=32).fingerprint
     assert len(spec().fingerprint) == 16
     assert replace(spec(), ignored=("anything",)).fingerprint == spec().fingerprint

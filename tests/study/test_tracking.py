@@ -49,7 +49,9 @@ def test_the_newest_of_a_point_counts_once(store, tmp_path):
     assert [row["wer"] for row in rows] == [0.5, 0.75]
 
 
-@pytest.mark.parametrize(("error", "status"), [(RuntimeError("no"), "FAILED"), (KeyboardInterrupt(), "KILLED")])
+@pytest.mark.parametrize(
+    ("error", "status"), [(RuntimeError("no"), "FAILED"), (KeyboardInterrupt(), "KILLED")]
+)
 def test_a_run_that_ends_badly_is_not_taken_for_a_result(store, error, status):
     with pytest.raises(type(error)), store.running("p", {FINGERPRINT: "abc"}, parent=None) as run_id:
         raise error
@@ -73,7 +75,11 @@ def test_runs_of_dead_processes_are_closed(store):
     alive = store.create_run("alive", {})
     elsewhere = store.create_run("elsewhere", {PID: str(gone.pid), "wq.host": "another-machine"})
     assert store.close_stale() == 1
-    status = {name: store.client.get_run(run).info.status for name, run in locals().items() if name in ("dead", "alive")}
+    status = {
+        name: store.client.get_run(run).info.status
+        for name, run in locals().items()
+        if name in ("dead", "alive")
+    }
     assert status == {"dead": "KILLED", "alive": "RUNNING"}
     assert store.client.get_run(elsewhere).info.status == "RUNNING"
 

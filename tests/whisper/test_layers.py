@@ -32,7 +32,9 @@ SMALL = (12, 768, 12)
 def test_every_linear_layer_is_walked_once(geometry):
     """Against the module tree itself: all nn.Linear but the tied output head."""
     model = build(*geometry)
-    linear = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)} - {"proj_out"}
+    linear = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)} - {
+        "proj_out"
+    }
     walked = [layer.name for layer in walk(model) if layer.is_linear]
     assert sorted(walked) == sorted(linear)
     assert len(walked) == geometry[0] * (6 + 10)

@@ -55,7 +55,10 @@ def test_a_convolution_is_quantized_along_its_receptive_field(nano):
 
 def test_an_error_inside_leaves_the_original_weights(nano):
     before = snapshot(nano.model)
-    with pytest.raises(RuntimeError), quantized_weights(list(walk(nano.model)), load_format("int2"), "tensor", None):
+    with (
+        pytest.raises(RuntimeError),
+        quantized_weights(list(walk(nano.model)), load_format("int2"), "tensor", None),
+    ):
         raise RuntimeError
     assert not changed(before, nano.model)
 

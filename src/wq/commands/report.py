@@ -9,11 +9,10 @@ HELP = """usage: wq report [key=value ...]
 
 All finished points of an experiment in the store, as a table, report.html, pareto.png and results.csv.
 
-  wq report                            every point
-  wq report model=nano split=other     points with these values; any column of the results, values separated by commas
-  wq report out=DIR                    where the files go (outputs/report)
-  wq report tracking_uri=URI           which store ($MLFLOW_TRACKING_URI, or else sqlite:///mlflow.db)
-  wq report experiment_name=NAME       which MLflow experiment (wq)"""
+  wq report                            every point wq report model=nano split=other     points with these
+  values; any column of the results, values separated by commas wq report out=DIR                    where the
+  files go (outputs/report) wq report tracking_uri=URI           which store ($MLFLOW_TRACKING_URI, or else
+  sqlite:///mlflow.db) wq report experiment_name=NAME       which MLflow experiment (wq)"""
 
 
 def main() -> None:
@@ -34,7 +33,9 @@ def build(arguments: list[str]) -> None:
     columns = {column for row in rows for column in row}
     for column, values in settings.items():
         if rows and column not in columns:
-            raise ValueError(f"{column} is no column of the results; choose one of {', '.join(sorted(columns))}")
+            raise ValueError(
+                f"{column} is no column of the results; choose one of {', '.join(sorted(columns))}"
+            )
         rows = [row for row in rows if str(row.get(column)) in values.split(",")]
     if not rows:
         raise ValueError(

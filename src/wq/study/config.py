@@ -1,7 +1,8 @@
 """The typed schema of the configuration: what may be written on the command line, and what is refused.
 
-Hydra composes `conf/config.yaml` against these dataclasses; `OmegaConf.to_object` gives them back, and their `__post_init__`
-checks what types alone cannot. Nothing here imports torch: a wrong setting is answered at once.
+Hydra composes `conf/config.yaml` against these dataclasses; `OmegaConf.to_object` gives them back, and their
+`__post_init__` checks what types alone cannot. Nothing here imports torch: a wrong setting is answered at
+once.
 """
 
 import re
@@ -25,7 +26,7 @@ class ModelConfig:
 
     path       `wq:NAME` for one that ships with wq, a local directory, or a hub id
     revision   of a hub id: branch, tag or commit; null is the default branch
-    language   spoken language for multilingual checkpoints (their `generate` needs it); ignored by English-only ones
+    language   spoken language, for multilingual checkpoints; English-only ones ignore it
     """
 
     path: str = MISSING
@@ -41,8 +42,8 @@ class ModelConfig:
 class DatasetConfig:
     """Where audio and its reference transcripts come from.
 
-    source        manifest (JSON lines: audio_filepath, duration, text) | folder (audio files and a transcript table) | hub
-    path          manifest: the file, or the directory that holds SPLIT.jsonl; folder: the directory; hub: the dataset's id;
+    source        manifest (JSON lines), folder (audio files and a transcript table), or hub
+    path          the manifest, or the directory that holds SPLIT.jsonl; the folder; the hub dataset's id;
                   `wq:NAME` for one that ships with wq
     split         which part is transcribed
     calibration_split   which part calibration may use; never the same as split
@@ -117,7 +118,9 @@ class Config:
                 f"device={self.device} is unknown; choose auto, cpu, cuda, or cuda:N for one of several GPUs"
             )
         if not self.roles:
-            raise ConfigurationError("roles=[] selects nothing; name a role, or use format=fp32 for no quantization")
+            raise ConfigurationError(
+                "roles=[] selects nothing; name a role, or use format=fp32 for no quantization"
+            )
 
     @property
     def number_format(self) -> Format:

@@ -11,6 +11,7 @@ import numpy as np
 from filelock import FileLock
 
 from wq.study import memory, results, statistics, wer
+from wq.study.config import ConfigurationError
 from wq.study.datasets import Speech
 from wq.study.job import Job, load_once
 from wq.study.results import Row
@@ -19,14 +20,32 @@ from wq.study.spec import Spec
 from wq.study.tracking import FINGERPRINT, PARENT_VARIABLE, TAGGED
 from wq.whisper.decode import SAMPLING_RATE, Transcript, Transcription, transcribe
 from wq.whisper.layers import select, walk
+from wq.whisper.model import Whisper
 from wq.whisper.quantize import quantized_weights
 
 LIBRARIES = ("wq", "torch", "transformers", "datasets", "jiwer", "whisper-normalizer")
 
 # What is a metric in MLflow; everything else of a row is a parameter. The names are the same everywhere.
 METRICS = (
-    *("wer", "wer_ci_low", "wer_ci_high", "wer_delta", "wer_delta_ci_low", "wer_delta_ci_high", "wer_delta_p"),
-    *("cer", "substitutions", "deletions", "insertions", "reference_words", "utterances", "no_worse", "unchanged"),
+    *(
+        "wer",
+        "wer_ci_low",
+        "wer_ci_high",
+        "wer_delta",
+        "wer_delta_ci_low",
+        "wer_delta_ci_high",
+        "wer_delta_p",
+    ),
+    *(
+        "cer",
+        "substitutions",
+        "deletions",
+        "insertions",
+        "reference_words",
+        "utterances",
+        "no_worse",
+        "unchanged",
+    ),
     *("dropped_references", "empty_hypotheses", "repetition_loops", "capped_transcripts", "cut_utterances"),
     *("linear_bytes", "model_bytes", "bits_per_weight", "compression_ratio", "peak_memory_bytes"),
     *("rtfx", "audio_seconds", "load_seconds", "quantize_seconds", "features_seconds", "generate_seconds"),
@@ -43,7 +62,8 @@ class Outcome:
 
 
 def obtain(job: Job, directory: Path, reference: Outcome | None = None) -> Outcome:
-    """The point's results: from the store where it has them, else by running it, once however many jobs ask together."""
+    """The point's results: from the store where it has them, else by running it, once however many jobs ask
+    together."""
     locks = Path(".wq") / "locks"
     locks.mkdir(parents=True, exist_ok=True)
     with FileLock(locks / f"{job.spec.fingerprint}.lock"):
@@ -79,6 +99,7 @@ def evaluate(job: Job, reference: Outcome | None) -> Outcome:
     clock = [time.perf_counter()]
     whisper = load_once(job.checkpoint, config.device)
     clock.append(time.perf_counter())
+    check_language(whisper, config.model.language)
     layers = select(list(walk(whisper.model)), spec.roles)
     with quantized_weights(layers, *spec.quantizer):
         clock.append(time.perf_counter())
@@ -119,6 +140,15 @@ def evaluate(job: Job, reference: Outcome | None) -> Outcome:
     return Outcome(row, transcripts, reused=False)
 
 
+def check_language(whisper: Whisper, language: str) -> None:
+    """Raises ConfigurationError for a language that a multilingual checkpoint has no token for."""
+    if not whisper.is_multilingual:
+        return
+    known = [token.strip("<|>") for token in whisper.model.generation_config.lang_to_id]  # pyright: ignore
+    if language not in known:
+        raise ConfigurationError(f"model.language={language} is unknown; choose one of {', '.join(known)}")
+
+
 def notices(row: Row) -> list[str]:
     """What a reader of the word error rate should know of this run."""
     total = row["utterances"] + row["dropped_references"]
@@ -132,7 +162,8 @@ def notices(row: Row) -> list[str]:
 
 
 def longest_first(speech: Speech) -> list[int]:
-    """Utterances of similar length share a batch; the longest come first, so that a batch too big fails at once."""
+    """Utterances of similar length share a batch; the longest come first, so that a batch too big fails at
+    once."""
     durations = [utterance.duration or 0.0 for utterance in speech.utterances]
     return list(np.argsort(-np.asarray(durations), kind="stable"))
 
@@ -155,9 +186,11 @@ def spec_columns(spec: Spec) -> Row:
 
 
 def utterance_rows(speech: Speech, transcripts: list[Transcript], score: wer.Score) -> list[Row]:
-    """One row for every utterance, in the names that NeMo and the Open ASR leaderboard read: text and pred_text are raw.
+    """One row for every utterance, in the names that NeMo and the Open ASR leaderboard read: text and
+    pred_text are raw.
 
-    `errors` and `words` are counts after normalisation; null where the reference normalises to nothing and is not scored.
+    `errors` and `words` are counts after normalisation; null where the reference normalises to nothing and is
+    not scored.
     """
     counts = dict(zip(score.ids, zip(score.errors.tolist(), score.words.tolist(), strict=True), strict=True))
     rows = []
@@ -180,7 +213,9 @@ def utterance_rows(speech: Speech, transcripts: list[Transcript], score: wer.Sco
 
 
 def score_columns(score: wer.Score, spec: Spec) -> Row:
-    interval = statistics.bootstrap_interval(score.errors, score.words, resamples=spec.resamples, seed=spec.seed)
+    interval = statistics.bootstrap_interval(
+        score.errors, score.words, resamples=spec.resamples, seed=spec.seed
+    )
     return {
         "wer": score.wer,
         "wer_ci_low": interval.low,

@@ -1,4 +1,4 @@
-"""A grid: what Hydra is asked to do around the jobs, and what is left when they are done, however they ended."""
+"""A grid: what is done around the jobs that Hydra runs, and what is left of them, however they ended."""
 
 import hashlib
 import os
@@ -48,8 +48,9 @@ failures: list[Exception] = []
 
 @contextmanager
 def told(directory: Path | None = None) -> Iterator[None]:
-    """Say an error in one line, leave it in the job's directory, and go on: the other jobs of a grid must run, and the end
-    of the process tells of it. Hydra would print it over several lines, and drop what follows a grid."""
+    """Say an error in one line, leave it in the job's directory, and go on: the other jobs of a grid must
+    run, and the end of the process tells of it. Hydra would print it over several lines, and drop what
+    follows a grid."""
     try:
         yield
     except Exception as error:
@@ -62,10 +63,12 @@ def told(directory: Path | None = None) -> Iterator[None]:
 
 
 def run_application(application: Callable[[], None]) -> None:
-    """Run the Hydra application. Errors are one line and exit code 1; a grid ends with its report, whatever happened."""
+    """Run the Hydra application. Errors are one line and exit code 1; a grid ends with its report, whatever
+    happened."""
     wants_traceback = FULL_ERROR in os.environ
     os.environ[FULL_ERROR] = "1"  # Hydra then raises errors of the configuration instead of printing them
-    # A job that is stopped from outside ends as one that is interrupted: its run is closed, its files are whole.
+    # A job that is stopped from outside ends as one that is interrupted: its run is closed, its files are
+    # whole.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     interrupted = False
     try:
@@ -95,7 +98,7 @@ def leave(wants_traceback: bool, code: int) -> None:
 
 
 def finish(sweep: Sweep, status: str) -> None:
-    """The table and the report of a grid, and the end of its parent run. Raises where points have no result."""
+    """The table and the report of a grid, and the end of its parent run. Raises where one has no result."""
     from wq.study import report, results
 
     rows = results.collect(sweep.directory) if sweep.directory.is_dir() else []
@@ -112,4 +115,6 @@ def finish(sweep: Sweep, status: str) -> None:
     finally:
         sweep.store.client.set_terminated(sweep.parent_run, status)
     if unfinished and not failures:  # they failed in other processes
-        raise RuntimeError(f"{unfinished} of {len(rows)} points have no result; the same command runs them again")
+        raise RuntimeError(
+            f"{unfinished} of {len(rows)} points have no result; the same command runs them again"
+        )

@@ -40,9 +40,9 @@ class Job:
 
 
 def prepare(config: Config, overrides: list[str]) -> Job:
-    """Everything that can be checked before a model is loaded. Raises ConfigurationError, ModelError, DataError."""
+    """Everything that can be checked before a model is loaded. Raises ConfigurationError, ModelError,
+    DataError."""
     config.number_format  # noqa: B018  a format that cannot be is refused before anything is read
-    device = resolve_device(config.device)
     checkpoint = locate(config.model.path, config.model.revision)
     speech = read_test_set(json.dumps(asdict(config.dataset)), config.limit)
     spec = effective_spec(
@@ -52,6 +52,7 @@ def prepare(config: Config, overrides: list[str]) -> Job:
         len(speech.utterances),
         wer.NORMALISER,
     )
+    device = resolve_device(config.device)  # last, as it imports torch: what else is wrong is said at once
     store = Store(config.tracking_uri or default_uri(), config.experiment_name)
     return Job(replace(config, device=device), spec, speech, checkpoint, store, tuple(overrides))
 

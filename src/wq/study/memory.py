@@ -21,7 +21,8 @@ def reset_peak(device: str) -> None:
 
 
 def peak_bytes(device: str) -> int:
-    """CUDA: the largest sum of tensors since `reset_peak`. CPU: the largest resident set, of the whole process."""
+    """CUDA: the largest sum of tensors since `reset_peak`. CPU: the largest resident set, of the whole
+    process."""
     if device.startswith("cuda"):
         import torch
 

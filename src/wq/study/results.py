@@ -1,7 +1,8 @@
-"""A job's results as files: `result.json` (one flat row), `transcripts.jsonl`, and `error.txt` where it failed.
+"""A job's results as files: `result.json` (one flat row), `transcripts.jsonl`, and `error.txt` where it
+failed.
 
-Files appear whole or not at all: they are written beside their place and then renamed, so that a job that was killed leaves nothing that
-could be taken for a result.
+Files appear whole or not at all: they are written beside their place and then renamed, so that a job that was
+killed leaves nothing that could be taken for a result.
 """
 
 import json
@@ -49,12 +50,14 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def one_line(error: BaseException) -> str:
-    """An error as one line, its cause with it. The type is named unless the message is a refusal that explains itself."""
-    causes = [error, error.__cause__] if error.__cause__ is not None else [error]
-    text = " ".join(" ".join(str(part) for part in causes).split())
+    """An error as one line. Ours explain themselves; Hydra's need their cause beside them; others are named
+    by their type."""
+    origin = type(error).__module__.partition(".")[0]
+    told = [error, error.__cause__] if origin in ("hydra", "omegaconf") and error.__cause__ else [error]
+    text = " ".join(" ".join(str(part) for part in told).split())
     text = re.sub(r" full_key: (\S*) object_type=\S+", "", text)  # omegaconf's own notes
-    refusals = isinstance(error, ValueError | OSError) or type(error).__module__.startswith(("hydra", "omegaconf"))
-    return text if refusals and text else f"{type(error).__name__}: {text}"
+    explained = isinstance(error, ValueError | OSError) or origin in ("wq", "hydra", "omegaconf")
+    return text if explained and text else f"{type(error).__name__}: {text}"
 
 
 def write_failure(directory: Path, error: Exception) -> None:
@@ -64,7 +67,8 @@ def write_failure(directory: Path, error: Exception) -> None:
 
 
 def collect(sweep: Path) -> list[Row]:
-    """One row for every point of a grid, from its jobs' directories: finished, failed, or not finished, and their references.
+    """One row for every point of a grid, from its jobs' directories: finished, failed, or not finished, and
+    their references.
 
     Points with the same fingerprint are reported once.
     """
@@ -79,7 +83,9 @@ def collect(sweep: Path) -> list[Row]:
             rows.setdefault(row["fingerprint"], row)
         else:
             failed = (job / ERROR).exists()
-            error = (job / ERROR).read_text(encoding="utf-8").partition("\n")[0] if failed else "did not finish"
+            error = (
+                (job / ERROR).read_text(encoding="utf-8").partition("\n")[0] if failed else "did not finish"
+            )
             rows[f"job {job.name}"] = {"point": overrides(job), "status": "failed", "error": error}
     return list(rows.values())
 

@@ -15,7 +15,8 @@ REFERENCE_BITS = 32  # of everything in the fp32 reference
 
 @dataclass(frozen=True)
 class Size:
-    """Bits counted exactly, tensor by tensor; bytes as a file holds them, each tensor rounded up to a whole byte."""
+    """Bits counted exactly, tensor by tensor; bytes as a file holds them, each tensor rounded up to a whole
+    byte."""
 
     linear_parameters: int
     linear_bits: int
@@ -45,7 +46,8 @@ def model_size(
     granularity: str,
     group: int | None,
 ) -> Size:
-    """Size of the checkpoint with these layers in this format and the rest at fp16; shapes only, weights are not read.
+    """Size of the checkpoint with these layers in this format and the rest at fp16; shapes only, weights are
+    not read.
 
     With format fp32 it is the reference's, all of it at fp32.
     """

@@ -1,7 +1,8 @@
 """What a job is, exactly: the effective spec, its name and its fingerprint.
 
-The effective spec holds the settings that can change a number: defaults filled in, settings without effect dropped. Two jobs with the
-same fingerprint are the same point, and only the first of them runs. Device, paths, batch size and tracking are no part of it.
+The effective spec holds the settings that can change a number: defaults filled in, settings without effect
+dropped. Two jobs with the same fingerprint are the same point, and only the first of them runs. Device,
+paths, batch size and tracking are no part of it.
 """
 
 import hashlib
@@ -13,7 +14,8 @@ from wq.numerics.effective import point_name, resolve
 from wq.numerics.formats import Format
 from wq.study.config import Config, ConfigurationError
 
-# Raise these when the code gives other numbers for the same settings: stored results are then not taken for new ones.
+# Raise these when the code gives other numbers for the same settings: stored results are then not taken for
+# new ones.
 NUMERICS_VERSION = 1
 DECODING_VERSION = 1
 
@@ -54,12 +56,14 @@ class Spec:
 
     @property
     def quantizer(self) -> tuple[Format, str, int | None]:
-        """Format, granularity and group as `fake_quantize` and `storage` take them; a cast has scales at none."""
+        """Format, granularity and group as `fake_quantize` and `storage` take them; a cast has scales at
+        none."""
         return self.format, "tensor" if self.granularity == "none" else self.granularity, self.group
 
     @property
     def point(self) -> str:
-        """The readable name, such as int4-g32, nvfp4-channel, int8-encoder; unique among the points of a model and test set."""
+        """The readable name, such as int4-g32, nvfp4-channel, int8-encoder; unique among the points of a
+        model and test set."""
         name = point_name(*self.quantizer, catalogued(self.format))
         return name if self.roles == DEFAULT_ROLES else f"{name}@{'+'.join(self.roles)}"
 
@@ -94,9 +98,7 @@ def catalogued(format: Format) -> Format:
         return format
 
 
-def effective_spec(
-    config: Config, model: Source, dataset: Source, utterances: int, normaliser: str
-) -> Spec:
+def effective_spec(config: Config, model: Source, dataset: Source, utterances: int, normaliser: str) -> Spec:
     """The effective spec of a configuration; `utterances` is how many the test set has, limit left aside.
 
     Raises ConfigurationError for a format that cannot be.

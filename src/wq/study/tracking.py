@@ -1,7 +1,7 @@
 """The store: MLflow runs, found again by fingerprint.
 
-One run per point, one parent run per grid. Everything goes through MlflowClient with an explicit store, so that nothing depends on
-global state, on environment variables that other tools set, or on which thread asks.
+One run per point, one parent run per grid. Everything goes through MlflowClient with an explicit store, so
+that nothing depends on global state, on environment variables that other tools set, or on which thread asks.
 """
 
 import logging
@@ -141,7 +141,8 @@ class Store:
 
     @contextmanager
     def running(self, name: str, tags: dict[str, str], parent: str | None):
-        """A run that ends as FINISHED, as FAILED with the error's message in a tag, or as KILLED by an interrupt."""
+        """A run that ends as FINISHED, as FAILED with the error's message in a tag, or as KILLED by an
+        interrupt."""
         run_id = self.create_run(name, tags, parent)
         try:
             yield run_id
@@ -156,9 +157,7 @@ class Store:
 
     def open_grid(self, identity: str, name: str) -> str:
         """The parent run of a grid: the one that an earlier call of the same command made, or a new one."""
-        found = self.client.search_runs(
-            [self.experiment_id], f"tags.`{GRID}` = '{identity}'", max_results=1
-        )
+        found = self.client.search_runs([self.experiment_id], f"tags.`{GRID}` = '{identity}'", max_results=1)
         run_id = found[0].info.run_id if found else self.create_run(name, {GRID: identity})
         self.client.update_run(run_id, status="RUNNING")
         for tag, value in ((HOST, socket.gethostname()), (PID, str(os.getpid()))):

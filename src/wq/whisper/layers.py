@@ -37,24 +37,30 @@ class Layer:
 def walk(model: WhisperForConditionalGeneration) -> Iterator[Layer]:
     """Every quantizable weight of the model, in the order of the computation."""
     encoder, decoder = model.model.encoder, model.model.decoder
-    yield Layer("model.encoder.conv1", "conv.conv1", encoder.conv1.weight)
-    yield Layer("model.encoder.conv2", "conv.conv2", encoder.conv2.weight)
+    yield Layer("model.encoder.conv1", "conv.conv1", _weight(encoder.conv1))
+    yield Layer("model.encoder.conv2", "conv.conv2", _weight(encoder.conv2))
     for side, stack in (("encoder", encoder), ("decoder", decoder)):
         for index, block in enumerate(stack.layers):
             prefix = f"model.{side}.layers.{index}"
-            attentions = {"self_attn": "self_attn"} | ({"encoder_attn": "cross_attn"} if side == "decoder" else {})
-            for attribute, role in attentions.items():
+            attentions = [("self_attn", "self_attn"), ("encoder_attn", "cross_attn")]
+            for attribute, role in attentions[: 1 if side == "encoder" else 2]:
                 for projection in ("q", "k", "v", "out"):
                     linear = getattr(getattr(block, attribute), f"{projection}_proj")
                     name = f"{prefix}.{attribute}.{projection}_proj"
-                    yield Layer(name, f"{side}.{role}.{projection}", linear.weight)
+                    yield Layer(name, f"{side}.{role}.{projection}", _weight(linear))
             for linear in ("fc1", "fc2"):
-                yield Layer(f"{prefix}.{linear}", f"{side}.mlp.{linear}", getattr(block, linear).weight)
-    yield Layer("model.decoder.embed_tokens", "embedding", decoder.embed_tokens.weight)
+                yield Layer(f"{prefix}.{linear}", f"{side}.mlp.{linear}", _weight(getattr(block, linear)))
+    yield Layer("model.decoder.embed_tokens", "embedding", _weight(decoder.embed_tokens))
+
+
+def _weight(module: nn.Module) -> nn.Parameter:
+    assert isinstance(module.weight, nn.Parameter)
+    return module.weight
 
 
 def matches(role: str, pattern: str) -> bool:
-    """Whether a pattern names this role: the role itself, a beginning of it at a dot, or a shell-style pattern."""
+    """Whether a pattern names this role: the role itself, a beginning of it at a dot, or a shell-style
+    pattern."""
     return role == pattern or role.startswith(f"{pattern}.") or fnmatchcase(role, pattern)
 
 
@@ -63,5 +69,7 @@ def select(layers: Sequence[Layer], roles: Sequence[str]) -> list[Layer]:
     for pattern in roles:
         if not any(matches(layer.role, pattern) for layer in layers):
             known = ", ".join(dict.fromkeys(layer.role for layer in layers))
-            raise ValueError(f"role {pattern} matches no layer; choose among {known}, or the beginning of one")
+            raise ValueError(
+                f"role {pattern} matches no layer; choose among {known}, or the beginning of one"
+            )
     return [layer for layer in layers if any(matches(layer.role, pattern) for pattern in roles)]

@@ -12,10 +12,11 @@ from wq.whisper.layers import Layer
 def quantized_weights(
     layers: Sequence[Layer], format: Format, granularity: str, group: int | None
 ) -> Iterator[None]:
-    """Inside, the layers' weights hold the values that the format can represent; afterwards the original ones again.
+    """Inside, the layers' weights hold the values that the format can represent; afterwards the original ones
+    again.
 
-    The model is shared by all points of a grid, so it must come back exactly as it was, whatever happens inside.
-    Raises NonFiniteError that names the layer whose weight holds NaN or Inf.
+    The model is shared by all points of a grid, so it must come back exactly as it was, whatever happens
+    inside. Raises NonFiniteError that names the layer whose weight holds NaN or Inf.
     """
     originals = [layer.weight.data for layer in layers]
     try:
@@ -29,4 +30,3 @@ def quantized_weights(
     finally:
         for layer, original in zip(layers, originals, strict=True):
             layer.weight.data = original
-
