@@ -21,6 +21,7 @@ from wq.study.scenes import (
     percent,
     problem,
     scenes,
+    shortened,
     unfinished,
 )
 
@@ -28,16 +29,16 @@ if TYPE_CHECKING:
     from wq.study.figures import Mark
 
 WIDTH = 110  # columns of the terminal table
-NAME_WIDTH = 32
+NAME_WIDTH = 32  # characters of a point's name, here and in the picture
 
 # results.csv begins with these; the other columns follow in the order in which the rows have them.
 COLUMNS = (
     "point", "status", "on_front", "is_reference",
     "model", "dataset", "split", "format", "granularity", "group", "activation", "kv_cache", "smoothquant",
     "wer", "wer_ci_low", "wer_ci_high", "wer_delta", "wer_delta_ci_low", "wer_delta_ci_high", "wer_delta_p",
-    "unchanged", "no_worse", "substitutions", "deletions", "insertions", "reference_words", "utterances", "cer",
-    "linear_bytes", "model_bytes", "bits_per_weight", "compression_ratio", "kv_cache_bytes", "memory_bytes",
-    "peak_memory_bytes", "rtfx",
+    "unchanged", "no_worse", "substitutions", "deletions", "insertions", "reference_words", "utterances",
+    "cer", "linear_bytes", "model_bytes", "bits_per_weight", "compression_ratio", "kv_cache_bytes",
+    "memory_bytes", "peak_memory_bytes", "rtfx",
 )  # fmt: skip
 
 
@@ -70,7 +71,7 @@ def write_report(rows: Sequence[Row], directory: Path, title: str) -> Report:
     write_whole(html, render(title, groups, pictures, list(rows)))
     png.unlink(missing_ok=True)  # of an earlier report, which might have had more points
     panels = [
-        figures.pareto_panel(group, colours, scene.name)
+        figures.pareto_panel(group, colours, shortened(scene.name, WIDTH))
         for scene, group in zip(groups, marks, strict=True)
         if group
     ]
@@ -91,8 +92,8 @@ def scene_marks(scene: Scene) -> "list[Mark]":
 
     return [
         Mark(
-            name=name(row),
-            format=str(row.get("format") or "unknown"),
+            name=shortened(name(row), NAME_WIDTH),
+            format=shortened(str(row.get("format") or "unknown"), NAME_WIDTH),
             granularity=granularity if (granularity := str(row.get("granularity"))) in SHAPES else "group",
             size=(number(row, "linear_bytes") or 0) / 1e6,
             wer=rate(row, "wer") or 0.0,
@@ -158,15 +159,14 @@ def _scene_table(scene: Scene) -> str:
             )
         )
     widths = [max(len(line[n]) for line in lines) for n in range(len(header))]
-    widths[1] = min(widths[1], NAME_WIDTH, WIDTH - sum(widths) + widths[1] - 2 * (len(widths) - 1))
+    room = WIDTH - sum(widths) + widths[1] - 2 * (len(widths) - 1)
+    widths[1] = min(widths[1], max(room, len(header[1])))
     table = "\n".join(
         "  ".join(_fit(cell, width) if n == 1 else cell.rjust(width) for n, (cell, width) in enumerate(line))
         for line in (zip(line, widths, strict=True) for line in lines)
     )
-    note = (
-        "* on the Pareto front: no other point is at most as large and as wrong, and better in one of the two"
-    )
-    return f"{_plain(scene.name)[:WIDTH]}\n{table}\n{note}"
+    note = "* on the Pareto front: points with a lower WER are larger, and smaller points have a higher WER"
+    return f"{_plain(shortened(scene.name, WIDTH))}\n{table}\n{note}"
 
 
 def format_line(row: Row) -> str:
@@ -187,8 +187,7 @@ def format_line(row: Row) -> str:
 
 
 def _fit(text: str, width: int) -> str:
-    text = _plain(text)
-    return text.ljust(width) if len(text) <= width else text[: width - 1] + "…"
+    return _plain(shortened(text, width)).ljust(width)
 
 
 def _plain(text: str) -> str:

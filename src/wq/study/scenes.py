@@ -36,10 +36,9 @@ class Scene:
     @property
     def drawn(self) -> list[int]:
         """Which rows have both a size and an error rate, and so a place in the picture."""
+        places = [(number(row, "linear_bytes"), number(row, "wer")) for row in self.rows]
         return [
-            n
-            for n, row in enumerate(self.rows)
-            if (number(row, "linear_bytes") or 0) > 0 and number(row, "wer") is not None
+            n for n, (size, wer) in enumerate(places) if size and size > 0 and wer is not None and wer >= 0
         ]
 
     @property
@@ -87,11 +86,15 @@ def problem(row: Row) -> str:
 
 
 def number(row: Row, column: str) -> float | None:
-    """The value of a column where it is a finite number, else None."""
+    """The value of a column where it is a number that can be meant, else None."""
     value = row.get(column)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value)
+    return float(value) if abs(value) < 1e18 else None  # nor where it is NaN
+
+
+def shortened(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"
 
 
 def percent(value: float | None, signed: bool = False, digits: int = 2) -> str:

@@ -5,14 +5,15 @@ const tip = document.getElementById("tip");
 const details = document.getElementById("details");
 
 const percent = (value) => (typeof value === "number" ? (100 * value).toFixed(2) : "-");
-const interval = (row, column) => `[${percent(row[column + "_ci_low"])}, ${percent(row[column + "_ci_high"])}]`;
+const signed = (value) => (value > 0 ? "+" : "") + percent(value);
+const interval = (row, column, write) => `[${write(row[column + "_ci_low"])}, ${write(row[column + "_ci_high"])}]`;
 const nameOf = (row) => row.point || row.fingerprint || "unnamed";
 
 // What hovering over a point says; all text goes in as text, never as HTML.
 function summary(row) {
-  const lines = [nameOf(row), `WER ${percent(row.wer)} % ${interval(row, "wer")}`];
+  const lines = [nameOf(row), `WER ${percent(row.wer)} % ${interval(row, "wer", percent)}`];
   if (typeof row.wer_delta === "number")
-    lines.push(`change ${percent(row.wer_delta)} ${interval(row, "wer_delta")}`);
+    lines.push(`change ${signed(row.wer_delta)} ${interval(row, "wer_delta", signed)}`);
   if (typeof row.linear_bytes === "number") lines.push(`linear layers ${(row.linear_bytes / 1e6).toFixed(2)} MB`);
   if (typeof row.bits_per_weight === "number") lines.push(`${row.bits_per_weight.toFixed(2)} bits per weight`);
   return lines.join("\n");

@@ -1,0 +1,342 @@
+"""The report of a grid: what the table says to the letter, and a page that no text can break."""
+
+import csv
+import json
+import math
+import re
+import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wq.study.figures import HEIGHT, WIDTH, place_labels, size_axis, wer_axis
+from wq.study.report import format_csv, format_line, format_table, write_report
+from wq.study.scenes import SCENE, scenes
+
+HOSTILE = [
+    "</script><script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    "\"'><svg onload=alert(1)>",
+    "<!--",
+    "]]>",
+    "&lt;b&gt; &amp; $title ${title} %s {0}",
+    "\u202eright to left\u202c مرحبا",
+    "emoji 😀 \u2028 line separator",
+    "100 kB " + "<b>x</b>" * 12_500,
+]
+
+SPOILT = ("format", "granularity", "command", "model", "device", "roles")
+
+
+def row(point: str, megabytes: float | None, wer: float | None, **columns) -> dict:
+    """A finished row of result.json, its interval a tenth to either side of the rate; None where unknown."""
+    size = None if megabytes is None else int(megabytes * 1e6)
+    ends = {} if wer is None else {"wer_ci_low": 0.9 * wer, "wer_ci_high": 1.1 * wer}
+    name = point.split("-")[0]
+    return {
+        "point": point,
+        "status": "finished",
+        "is_reference": point == "fp32",
+        "model": "nano",
+        "dataset": "commands",
+        "split": "clean",
+        "limit": None,
+        "format": name,
+        "granularity": "none" if name == "fp32" else "group",
+        "wer": wer,
+        **ends,
+        "linear_bytes": size,
+        **columns,
+    }
+
+
+def against_reference(delta: float, low: float, high: float) -> dict:
+    return {"wer_delta": delta, "wer_delta_ci_low": low, "wer_delta_ci_high": high, "wer_delta_p": 0.01}
+
+
+FAILED = {"point": "format=int4 group=-1", "status": "failed", "error": "group=-1 must be at least 1"}
+ROWS = [
+    row("fp32", 11.2, 0.05, bits_per_weight=32.0),
+    row("int4-g128", 1.45, 0.10, bits_per_weight=4.125, **against_reference(0.05, 0.04, 0.0625)),
+    FAILED,
+    row("int4-g32", 1.58, 0.06, bits_per_weight=4.5, **against_reference(0.01, -0.0025, 0.02)),
+    row("mxfp4-g32", 1.58, 4.125, bits_per_weight=4.25, **against_reference(4.075, 3.5, 4.5)),
+]
+
+
+class Page(HTMLParser):
+    """Tags, texts by tag, and every attribute of a page."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.text: dict[str, str] = {}
+        self.open: list[str] = []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in ("meta", "link"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        tag = self.open[-1] if self.open else ""
+        self.text[tag] = self.text.get(tag, "") + data
+
+    def data(self) -> list:
+        def refuse(constant: str):
+            raise AssertionError(f"{constant} is not JSON")
+
+        [text] = re.findall(r"\[\{.*\}\]|\[\]", self.text["script"].partition('\n"use strict"')[0], re.DOTALL)
+        return json.loads(text, parse_constant=refuse)
+
+
+def page(rows: list[dict], directory: Path, title: str = "a grid") -> Page:
+    return Page(write_report(rows, directory, title).html.read_text(encoding="utf-8"))
+
+
+def test_table_to_the_letter():
+    assert format_table(ROWS) == (
+        """\
+nano, commands clean
+   point       WER %     95 % interval     change       95 % interval     MB  bits/weight
+*  int4-g128   10.00     [9.00, 11.00]      +5.00      [+4.00, +6.25]   1.45         4.12
+*  int4-g32     6.00      [5.40, 6.60]      +1.00      [-0.25, +2.00]   1.58         4.50
+   mxfp4-g32  412.50  [371.25, 453.75]    +407.50  [+350.00, +450.00]   1.58         4.25
+*  fp32         5.00      [4.50, 5.50]  reference                      11.20        32.00
+* on the Pareto front: points with a lower WER are larger, and smaller points have a higher WER
+
+1 without a result
+  format=int4 group=-1  group=-1 must be at least 1"""
+    )
+
+
+@pytest.mark.parametrize(
+    ("columns", "line"),
+    [
+        (ROWS[0], "fp32  WER 5.00 % [4.50, 5.50], the reference, 11.20 MB, 32.00 bits per weight"),
+        (
+            ROWS[3],
+            "int4-g32  WER 6.00 % [5.40, 6.60], +1.00 [-0.25, +2.00] against the reference, 1.58 MB, "
+            "4.50 bits per weight",
+        ),
+        (FAILED, "format=int4 group=-1  failed: group=-1 must be at least 1"),
+        (row("int8", None, None), "int8  WER - %, - MB, - bits per weight"),
+        (row("a\x1b[31mb\nc", 1, math.nan), "a?[31mb c  WER - %, 1.00 MB, - bits per weight"),
+    ],
+)
+def test_line(columns, line):
+    assert format_line(columns) == line
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_table_stays_narrow_and_plain_whatever_the_names(text):
+    rows = [
+        row(f"{text} \x1b]0;x\x07", 12_345, 41, model=text, **against_reference(40, -40, 41)),
+        {"point": text, "status": "failed", "error": f"{text}\n\x1b[2J{text}"},
+    ]
+    lines = format_table(rows).split("\n")
+    assert max(map(len, lines)) <= 110
+    assert all(line.isprintable() for line in lines)
+
+
+def test_points_are_compared_only_within_one_model_and_test_set():
+    better = row("int4-g32", 1, 0.01)
+    alone = [
+        row("int8", 2, 0.9, **dict([different]))
+        for different in [("model", "tiny"), ("dataset", "fleurs"), ("split", "other"), ("limit", 8)]
+    ]
+    groups = scenes([better, *alone, row("int8", 2, 0.9)])
+    assert [scene.name for scene in groups] == [
+        "nano, commands clean",
+        "tiny, commands clean",
+        "nano, fleurs clean",
+        "nano, commands other",
+        "nano, commands clean, 8 utterances at most",
+    ]
+    assert [scene.on_front for scene in groups] == [[True, False], [True], [True], [True], [True]]
+
+
+def test_smallest_without_a_significant_loss():
+    [scene] = scenes(ROWS)
+    assert scene.smallest_without_loss == ROWS[3]
+    assert scene.reference == ROWS[0]
+    [alone] = scenes(ROWS[1:2])
+    assert alone.smallest_without_loss is None
+    assert alone.reference is None
+
+
+def test_files_of_a_report(tmp_path):
+    report = write_report(ROWS, tmp_path / "new" / "directory", "a grid")
+    assert [path.name for path in report.paths] == ["report.html", "pareto.png", "results.csv"]
+    assert sorted(path.name for path in (tmp_path / "new" / "directory").iterdir()) == sorted(
+        path.name for path in report.paths
+    )
+    assert report.png is not None
+    assert report.png.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    with report.csv.open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [entry["point"] for entry in table] == [entry["point"] for entry in ROWS]
+    assert [entry["on_front"] for entry in table] == ["True", "True", "", "True", "False"]
+    assert [float(entry["wer"] or "nan") for entry in table] == pytest.approx(
+        [0.05, 0.1, math.nan, 0.06, 4.125], nan_ok=True
+    )
+    assert table[2]["error"] == FAILED["error"]
+    assert table[2]["linear_bytes"] == ""
+
+
+def test_the_same_results_give_the_same_bytes(tmp_path):
+    first, second = (write_report(ROWS, tmp_path / name, "a grid") for name in "ab")
+    assert [path.read_bytes() for path in first.paths] == [path.read_bytes() for path in second.paths]
+
+
+def test_page_holds_all_results_and_one_symbol_for_each_point(tmp_path):
+    result = page([*ROWS, row("int3", 1.2, None)], tmp_path)
+    [scene] = result.data()
+    assert [entry["point"] for entry in scene["rows"]] == [
+        "int3",
+        "int4-g128",
+        "int4-g32",
+        "mxfp4-g32",
+        "fp32",
+    ]
+    assert scene["rows"][1] == ROWS[1]
+    assert scene["drawn"] == [1, 2, 3, 4]  # int3 has no error rate
+    html = (tmp_path / "report.html").read_text()
+    svg = ElementTree.fromstring(html[html.index("<svg") : html.index("</svg>") + 6])
+    [points] = [group for group in svg.iter() if "points_marks" in group.get("class", "")]
+    assert [point.get("aria-label") for point in points] == [
+        scene["rows"][n]["point"] for n in scene["drawn"]
+    ]
+    assert FAILED["error"] in result.text["td"]
+    assert "[-0.25, +2.00]" in result.text["td"]
+
+
+def test_page_needs_nothing_from_outside(tmp_path):
+    result = page(ROWS, tmp_path)
+    assert not {"iframe", "img", "base", "object", "embed"} & set(result.tags)
+    assert [value for name, value in result.attributes if name in ("src", "href", "xlink:href")] == ["data:,"]
+    links = re.findall(r"https?://[^\"' <]+", (tmp_path / "report.html").read_text())
+    assert set(links) == {
+        "http://www.w3.org/2000/svg",
+        "http://www.w3.org/1999/xlink",
+    }  # names, not addresses
+
+
+def test_hostile_text_stays_text(tmp_path):
+    rows = [row("fp32", 11.2, 0.05)]
+    for text in HOSTILE:
+        rows += [
+            row(text, 1.2, 0.06, **dict.fromkeys(SPOILT, text)),
+            row(text, 1.3, 0.05, version_torch=text, normaliser=text),
+            {"point": text, "status": "failed", "error": text},
+        ]
+    title = " ".join(HOSTILE[:-1])
+    result = page(rows, tmp_path, title)
+    plain = page(ROWS, tmp_path / "plain")
+    assert result.open == []
+    assert set(result.tags) == set(plain.tags)
+    assert result.tags.count("script") == plain.tags.count("script") == 2
+    assert not any(name.startswith("on") for name, _ in result.attributes)
+    assert result.text["title"] == result.text["h1"] == title
+    names = [entry["point"] for scene in result.data() for entry in scene["rows"]]
+    assert sorted(names) == sorted(["fp32", *HOSTILE, *HOSTILE])
+    assert all(" ".join(text.split()) in result.text["th"] + result.text["button"] for text in HOSTILE)
+
+
+ODD = [None, math.nan, -math.inf, -1, 0, "text", "", True, [], {"a": math.nan}, 1e308, 10**400]
+
+
+def test_odd_values_are_no_crash(tmp_path):
+    columns = [name for name in row("fp32", 1, 1) if name != "status"]
+    columns += [*against_reference(0, 0, 0), "bits_per_weight", "group", "seed", "repetition_loops"]
+    rows = [row("fp32", 11.2, 0.05), {}, {"status": "failed"}]
+    for odd in ODD:
+        rows += [row("int4", 1, 0.06) | {column: odd} for column in columns if column not in SCENE]
+        rows += [dict.fromkeys(columns, odd), {"status": odd}]
+    assert page(rows, tmp_path).open == []
+    assert max(map(len, format_table(rows).split("\n"))) <= 110
+    assert all("\n" not in format_line(entry) for entry in rows)
+    assert len(list(csv.DictReader(format_csv(rows).splitlines()))) == len(rows)
+
+
+@pytest.mark.parametrize("rows", [[], [FAILED], [{}], [row("int4", None, 0.1)], [row("int4", 1.0, None)]])
+def test_nothing_to_draw_is_said_and_an_older_picture_goes(rows, tmp_path):
+    (tmp_path / "pareto.png").write_bytes(b"of an earlier report")
+    report = write_report(rows, tmp_path, "a grid")
+    assert report.png is None
+    assert not (tmp_path / "pareto.png").exists()
+    assert Page(report.html.read_text()).open == []
+
+
+def test_no_points():
+    assert format_table([]) == "no points"
+
+
+@pytest.mark.parametrize(
+    ("rates", "kind"),
+    [
+        ([5.0, 6.0, 8.0], "linear"),
+        ([5.0], "linear"),
+        ([0.0], "linear"),
+        ([5.0, 6.0, 412.5], "symlog"),
+        ([0.0, 3.0, 90.0], "symlog"),
+    ],
+)
+def test_error_axis_is_linear_until_the_range_is_wide(rates, kind):
+    assert wer_axis(rates).kind == kind
+
+
+def test_points_near_the_reference_stay_apart_beside_one_at_412_percent():
+    axis = wer_axis([5.0, 6.0, 412.5])
+    assert axis.place(6.0) - axis.place(5.0) > 0.02
+
+
+@given(st.lists(st.floats(0, 1000), min_size=1, max_size=8))
+def test_every_rate_has_a_place_on_an_axis_with_ticks(rates):
+    axis = wer_axis(rates)
+    assert all(0 <= axis.place(rate) <= 1 for rate in rates)
+    assert [axis.place(rate) for rate in sorted(rates)] == sorted(axis.place(rate) for rate in rates)
+    assert axis.ticks == sorted(axis.ticks)
+    assert 1 <= len(axis.ticks) <= 20
+    assert all(axis.low <= tick <= axis.high * (1 + 1e-9) for tick in axis.ticks)
+
+
+@given(st.lists(st.floats(1e-3, 1e5), min_size=1, max_size=8))
+def test_every_size_has_a_place_on_an_axis_with_ticks(sizes):
+    axis = size_axis(sizes)
+    assert all(0 < axis.place(size) < 1 for size in sizes)
+    assert 2 <= len(axis.ticks) <= 40
+    assert all(axis.low <= tick <= axis.high for tick in axis.ticks)
+
+
+spot = st.tuples(st.floats(0, WIDTH), st.floats(0, HEIGHT))
+
+
+@given(st.lists(st.tuples(spot, st.text("abc", min_size=1, max_size=20)), max_size=15))
+@settings(deadline=None)
+def test_labels_cover_neither_points_nor_each_other(spots):
+    places = place_labels([(x, y, text) for (x, y), text in spots], [point for point, _ in spots])
+    boxes = [
+        (place[0], place[1] - 5, place[0] + 6 * len(text), place[1] + 5)
+        for place, (_, text) in zip(places, spots, strict=True)
+        if place
+    ]
+    for n, (left, top, right, bottom) in enumerate(boxes):
+        assert 0 <= left <= right <= WIDTH
+        assert 0 <= top <= bottom <= HEIGHT
+        assert not any(left < x < right and top < y < bottom for (x, y), _ in spots)
+        assert all(right <= b[0] or b[2] <= left or bottom <= b[1] or b[3] <= top for b in boxes[:n])
+
+
+def test_a_lone_point_is_labelled():
+    assert place_labels([(100, 100, "int4")], [(100, 100)]) != [None]
