@@ -175,7 +175,7 @@ def _facts(scene: Scene) -> str:
     facts = {
         "Reference": scene.reference,
         "Smallest without a significant loss": scene.smallest_without_loss,
-        "Smallest of all": scene.rows[0],
+        "Smallest of all": None if scene.smallest_without_loss is scene.rows[0] else scene.rows[0],
     }
     return "".join(
         f"<div><dt>{title}</dt><dd><b>{escape(name(row))}</b>{percent(number(row, 'wer'))} % WER, "
@@ -186,7 +186,8 @@ def _facts(scene: Scene) -> str:
 
 
 def _table(scene: Scene) -> str:
-    varying = [column for column in VARYING if len({column.text(row) for row in scene.rows}) > 1]
+    quantized = [row for row in scene.rows if not row.get("is_reference")]
+    varying = [column for column in VARYING if len({column.text(row) for row in quantized}) > 1]
     columns = (*SETTINGS, *varying, *RESULTS)
     header = "".join(
         f'<th scope="col" class="{_classes(column)}" title="{escape(column.meaning)}">'
@@ -230,11 +231,11 @@ def _counts(scene: Scene) -> str:
     counts = {
         "utterances": "utterances",
         "reference_words": "reference words",
-        "dropped_references": "left out, without reference words",
-        "cut_utterances": "longer than the window, cut",
+        "dropped_references": "left out without reference words",
+        "cut_utterances": "cut to the model's window",
     }
     known = ((distinct(scene.rows, column), words) for column, words in counts.items())
-    return ", ".join(f"{values} {words}" for values, words in known if values) or "unknown"
+    return ", ".join(f"{values} {words}" for values, words in known if values not in ("", "0")) or "unknown"
 
 
 def _versions(rows: Sequence[Row]) -> str:
