@@ -110,6 +110,7 @@ def test_character_errors_by_hand():
         ("Zwanzig (lacht) Euro", "de", "zwanzig euro"),
         ("L'été, c'est fini.", "fr", "l été c est fini"),
         ("你好，世界", "zh", "你 好 世 界"),
+        ("你好，世界", "zh_cn", "你 好 世 界"),
         ("The Colour", "en", "the color"),
         ("The Colour", "en-GB", "the color"),
         ("The Colour", "en_us", "the color"),
@@ -193,6 +194,7 @@ def test_a_loop_that_was_spoken_is_none():
 
 def test_loops_without_spaces_between_words():
     assert ends_in_loop("谢谢谢谢", "zh")
+    assert ends_in_loop("谢谢谢谢", "zh-CN")
     assert not ends_in_loop("谢谢你", "zh")
 
 

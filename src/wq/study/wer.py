@@ -137,7 +137,13 @@ def normalise(text: str, language: str = "en") -> str:
 
     Radford et al. 2022, appendix C.
     """
-    return _normaliser(language.lower().replace("_", "-").split("-")[0])(text).strip()
+    return _normaliser(_code(language))(text).strip()
+
+
+def _code(language: str) -> str:
+    """The language without its region: en for en-GB, en_us and English."""
+    code = language.lower().replace("_", "-").split("-")[0]
+    return "en" if code == "english" else code
 
 
 @cache
@@ -145,7 +151,7 @@ def _normaliser(language: str):
     from whisper_normalizer.basic import BasicTextNormalizer
     from whisper_normalizer.english import EnglishTextNormalizer
 
-    if language not in ("en", "english"):
+    if language != "en":
         return BasicTextNormalizer(split_letters=language in UNSPACED)
     normaliser = EnglishTextNormalizer()
     for rule in FOREIGN_RULES:
@@ -159,7 +165,7 @@ def ends_in_loop(text: str, language: str = "en") -> bool:
 
     Words are those of the basic normaliser: the English one would join "nine nine nine nine" into a number.
     """
-    words = normalise(text, "" if language not in UNSPACED else language).split()[::-1]
+    words = normalise(text, "" if _code(language) == "en" else language).split()[::-1]
     # The prefix function of Knuth, Morris and Pratt over the reversed words: the last `size` words of the
     # text repeat with a period of `size - border`.
     border = [0] * len(words)
