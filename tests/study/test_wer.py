@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib.metadata import version
 
 import jiwer
 import numpy as np
@@ -206,4 +207,4 @@ def test_import_is_free_of_what_is_slow():
 
 
 def test_normaliser_is_named_with_its_version():
-    assert wer.NORMALISER == "1+whisper_normalizer-0.1.15"
+    assert wer.NORMALISER.endswith(f"whisper_normalizer-{version('whisper_normalizer')}")
