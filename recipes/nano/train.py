@@ -195,7 +195,7 @@ def main() -> None:
     prompt = torch.tensor(
         [config.decoder_start_token_id, tokenizer.convert_tokens_to_ids("<|notimestamps|>")]
     )
-    end, padding = torch.tensor([config.eos_token_id]), float(config.eos_token_id)
+    end = torch.tensor([config.eos_token_id])
 
     def save() -> None:
         state = {"model": model.state_dict(), "head": head.state_dict(), "optimizer": optimizer.state_dict()}
@@ -212,7 +212,7 @@ def main() -> None:
             hidden = encode(model, features)
             frames = torch.full((len(letters),), hidden.shape[1])
             sizes = torch.tensor([len(line) for line in letters])
-            inputs = pad_sequence([torch.cat([prompt, t]) for t in tokens], True, padding)
+            inputs = pad_sequence([torch.cat([prompt, t]) for t in tokens], True)
             labels = pad_sequence([torch.cat([torch.tensor([-100]), t, end]) for t in tokens], True, -100)
             decoded = model.model.decoder(
                 input_ids=inputs, encoder_hidden_states=hidden, use_cache=False, output_attentions=True
