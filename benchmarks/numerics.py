@@ -38,7 +38,7 @@ def ours(x: Tensor, format: Format, granularity: str) -> dict[str, Call]:
         "wq": lambda: fake_quantize(x, format, granularity, out=out),
         "wq, new output": lambda: fake_quantize(x, format, granularity),
     }
-    if native.covers(format) and native.library():
+    if native.covers(x, format):
         calls["wq, torch only"] = lambda: without_native(
             lambda: fake_quantize(x, format, granularity, out=out)
         )
@@ -46,7 +46,7 @@ def ours(x: Tensor, format: Format, granularity: str) -> dict[str, Call]:
 
 
 def without_native(call: Call) -> None:
-    covers, native.covers = native.covers, lambda format: False
+    covers, native.covers = native.covers, lambda x, format: False
     try:
         call()
     finally:

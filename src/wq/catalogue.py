@@ -33,8 +33,7 @@ def format_names(directory: Path | None = None) -> list[str]:
 
 @lru_cache
 def load_format(name: str, directory: Path | None = None) -> Format:
-    """The format described in conf/format/NAME.yaml. Raises ValueError for an unknown name or a wrong
-    description."""
+    """The format in conf/format/NAME.yaml. Raises ValueError for an unknown name or a wrong description."""
     path = (directory or conf_dir()) / "format" / f"{name}.yaml"
     names = format_names(directory)
     if name not in names:

@@ -239,6 +239,13 @@ def test_nan_and_inf_are_refused_by_name(name, granularity, value):
         wq.fake_quantize(x, name, granularity)
 
 
+@pytest.mark.parametrize("format", VARIANTS)
+def test_values_near_the_limits_of_float32_are_not_mistaken_for_infinity(format):
+    for value in (2.0e38, -2.0e38):  # whose sum of two is beyond
+        y = fake_quantize(torch.full((2, 40), value), format)
+        assert torch.isfinite(y).all()
+
+
 def test_a_float64_beyond_float32_is_refused():
     with pytest.raises(NonFiniteError, match="Inf"):
         wq.fake_quantize(torch.tensor([1e300], dtype=torch.float64), "int8")

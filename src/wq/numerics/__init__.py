@@ -1,7 +1,7 @@
 """What values a number format can hold, and what rounding a tensor to it gives and costs.
 
 Read in this order: `formats` (the description of a format), `elements` (rounding to its grid), `scales`
-(choosing scales), `granularity` (which elements share a scale), `fake_quant` (the operations), `storage` (the
-exact size), `effective` (which settings matter). Nothing is imported here, so that configuration can be
-checked without torch.
+(choosing scales), `granularity` (which elements share a scale), `shared_scales` (scales of a whole tensor),
+`fake_quant` (the operations), `native` (the same, compiled), `storage` (the exact size), `effective` (which
+settings matter). Nothing is imported here, so that a configuration can be checked without torch.
 """

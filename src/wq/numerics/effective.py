@@ -16,7 +16,7 @@ from wq.numerics.granularity import check_granularity
 
 DEFAULT_GROUP = 128
 
-# An option's value that changes nothing, by field; None: the field describes the element and is never dropped
+# The value to which a field without effect is set
 _NEUTRAL = {
     "special": "none",
     "levels": "none",
@@ -32,8 +32,12 @@ _NEUTRAL = {
 
 @dataclass(frozen=True)
 class Effective:
-    """Settings that have an effect. `granularity` is "none" for a cast; `group` is None unless granularity is
-    group; `ignored` names the settings that were given and dropped, as field=value."""
+    """Settings that have an effect.
+
+    granularity  "none" for a cast
+    group        None unless granularity is group
+    ignored      settings that were given and dropped, as field=value
+    """
 
     format: Format
     granularity: str
@@ -60,8 +64,7 @@ def has_effect(format: Format, field: str) -> bool:
 
 @lru_cache(maxsize=1024)  # called for every activation
 def resolve(format: Format, granularity: str = "group", group: int | None = None) -> Effective:
-    """The effective settings: the format's own group size filled in, settings without effect dropped and
-    named."""
+    """The effective settings: the format's own group filled in, what has no effect dropped and named."""
     check_granularity(granularity, group)
     dropped = {
         name: value
@@ -71,36 +74,34 @@ def resolve(format: Format, granularity: str = "group", group: int | None = None
     ignored = [f"format.{name}={getattr(format, name)}" for name in dropped]
     own_group = format.group or DEFAULT_GROUP
     effective_format = replace(format, group=None if format.is_cast else own_group, **dropped)
-    if format.is_cast:
-        return Effective(effective_format, "none", None, (*ignored, *([f"group={group}"] if group else [])))
-    if granularity != "group":
-        return Effective(
-            effective_format, granularity, None, (*ignored, *([f"group={group}"] if group else []))
-        )
-    return Effective(effective_format, granularity, group or own_group, tuple(ignored))
+    if granularity == "group" and not format.is_cast:
+        return Effective(effective_format, granularity, group or own_group, tuple(ignored))
+    if group is not None:
+        ignored.append(f"group={group}")
+    return Effective(effective_format, "none" if format.is_cast else granularity, None, tuple(ignored))
 
 
 def point_name(format: Format, granularity: str, group: int | None, catalogued: Format) -> str:
-    """The readable name of a point: the catalogue's name and what differs from the catalogued format's
-    defaults, such as int4-channel, nvfp4-g32, mxfp4-even, int4-asymmetric-g64."""
+    """The readable name of a point: the format's, and what differs from the catalogue's format of that name.
+
+    For instance int4-channel, nvfp4-g32, mxfp4-even, int4-asymmetric-g64, float-e4m3.
+    """
     effective, own = resolve(format, granularity, group), resolve(catalogued)
+    changed = {
+        field.name: getattr(effective.format, field.name)
+        for field in fields(Format)
+        if getattr(effective.format, field.name) != getattr(own.format, field.name)
+    }
     parts = [format.name]
-    for field in fields(Format):
-        value, default = getattr(effective.format, field.name), getattr(own.format, field.name)
-        if field.name in ("name", "group", "mantissa_bits") or (
-            field.name != "exponent_bits" and value == default
-        ):
-            continue
-        if field.name == "exponent_bits":
-            float_shape = (value, effective.format.mantissa_bits)
-            if float_shape != (default, own.format.mantissa_bits):
-                parts.append(f"e{float_shape[0]}m{float_shape[1]}")
-        elif field.name == "integer_bits":
-            parts.append(f"int{value}")
-        elif isinstance(value, bool):
-            parts.append(field.name if value else f"no_{field.name}")
-        else:
-            parts.append(str(value) if value != "none" else f"no_{field.name}")
+    if {"exponent_bits", "mantissa_bits"} & set(changed):
+        parts.append(f"e{effective.format.exponent_bits}m{effective.format.mantissa_bits}")
+    if "integer_bits" in changed:
+        parts.append(f"int{effective.format.integer_bits}")
+    for name, value in changed.items():
+        if isinstance(value, bool):
+            parts.append(name if value else f"no_{name}")
+        elif isinstance(value, str):
+            parts.append(value if value != "none" else f"no_{name}")
     if effective.granularity in ("tensor", "channel", "token"):
         parts.append(effective.granularity)
     elif effective.group != own.group:

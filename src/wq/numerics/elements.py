@@ -19,8 +19,7 @@ BIAS = 127
 
 
 def round_floats_(x: Tensor, exponent_bits: int, mantissa_bits: int) -> Tensor:
-    """Round float32 x in place to `mantissa_bits` after the leading one, with gradual underflow; no upper
-    limit.
+    """Round float32 x in place to so many bits after the leading one, with gradual underflow but no limit.
 
     Adding and subtracting 2^(e - mantissa_bits + 23), e being x's exponent, lets the float32 adder round at
     the wanted bit. x must stay below 2^(2^(exponent_bits-1) + 1).
@@ -35,8 +34,7 @@ def round_floats_(x: Tensor, exponent_bits: int, mantissa_bits: int) -> Tensor:
 
 
 def round_elements_(x: Tensor, format: Format, zero_point: Tensor | None = None) -> Tensor:
-    """Round float32 x, already divided by its scale, in place to the nearest value of the element's code
-    book.
+    """Round float32 x, already divided by its scale, in place to the nearest value of the code book.
 
     With a zero point the code book is shifted by it: the result is (code - zero_point).
     """
@@ -82,8 +80,11 @@ def code_dtype(format: Format) -> torch.dtype:
 
 
 def encode(values: Tensor, format: Format, zero_point: Tensor | None = None) -> Tensor:
-    """Codes of values that lie on the grid: the integer itself (plus zero point), the index of a level, or a
-    float's bits (sign, exponent, mantissa). 16-bit patterns are held in int16, 32-bit ones in int32."""
+    """Integer codes of values that lie on the grid.
+
+    Of an int the integer itself, plus zero point; of a level its index; of a float its bits: sign, exponent,
+    mantissa. 16-bit patterns are held in int16, 32-bit ones in int32.
+    """
     if format.element == "int":
         codes = values / format.unit if zero_point is None else values + zero_point
         return codes.to(code_dtype(format))

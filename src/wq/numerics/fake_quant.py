@@ -1,5 +1,4 @@
-"""The operations: quantize to integer codes and scales, dequantize, and both in one pass (fake
-quantization)."""
+"""The operations: quantize to codes and scales, dequantize, and both in one pass (fake quantization)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,16 +11,10 @@ from wq.numerics.effective import Effective, resolve
 from wq.numerics.elements import code_dtype, decode, encode, round_elements_
 from wq.numerics.formats import Format, with_options
 from wq.numerics.granularity import blocks, scale_shape
-from wq.numerics.scales import (
-    Scale,
-    block_range,
-    choose_scale,
-    scale_of_range,
-    search_ratios,
-    tensor_scale_of,
-)
+from wq.numerics.scales import Scale
+from wq.numerics.shared_scales import SharedScales, shared_scales
 
-# Elements that are worked on at a time on a CPU, so that all intermediate values stay in its second-level
+# Elements that torch works on at a time on a CPU, so that all intermediate values stay in its second-level
 # cache
 TILE = 1 << 17
 
@@ -35,8 +28,10 @@ class Quantized:
     """A tensor as codes and scales.
 
     codes         integers in x's shape [..., K]
-    scale         float32 values of the stored scales: [..., ceil(K/group)], [..., 1], [1, ..., 1]; None for a
-    cast tensor_scale  float32, one element, or None zero_point    integers in the scale's shape, or None
+    scale         float32 values of the stored scales, [..., ceil(K/group)], [..., 1] or [1, ..., 1]; None for
+                  a cast
+    tensor_scale  float32, [] or [..., 1]; None but for two-level formats
+    zero_point    integers in the scale's shape; None but for asymmetric ones
     """
 
     codes: Tensor
@@ -73,8 +68,8 @@ def fake_quantize(
     values = _float32(x)
     usable = out is not None and out.dtype == torch.float32 and out.is_contiguous()
     target = out if out is not None and usable else torch.empty_like(values)
-    shared = _shared_scales(values, effective, amin, amax)
-    if values.device.type == "cpu" and native.covers(format) and native.library():
+    shared = shared_scales(values, effective, amin, amax)
+    if native.covers(values, format):
         _fake_quantize_natively(values, target, effective, shared)
     else:
         _check_finite(values)
@@ -102,10 +97,10 @@ def quantize(
     values = _float32(x)
     _check_finite(values)
     codes = torch.empty_like(values, dtype=code_dtype(format))
-    shared = _shared_scales(values, effective, amin, amax)
+    shared = shared_scales(values, effective, amin, amax)
     scales: list[Scale] = []
     for x_blocks, code_blocks in _parts(values, codes, effective):
-        scale = shared.of(x_blocks, format)
+        scale = shared.scale_of(x_blocks, format)
         rounded = round_elements_(scale.divide_(x_blocks.clone()), format, scale.zero_point)
         code_blocks.copy_(encode(rounded, format, scale.zero_point))
         scales.append(scale)
@@ -119,9 +114,8 @@ def quantize(
 
     zero_points = [scale.zero_point.to(codes.dtype) for scale in scales if scale.zero_point is not None]
     zero_point = join(zero_points) if zero_points else None
-    return Quantized(
-        codes, join([scale.scale for scale in scales]), shared.tensor_scale, zero_point, effective
-    )
+    scale = join([scale.scale for scale in scales])
+    return Quantized(codes, scale, shared.tensor_scale, zero_point, effective)
 
 
 def dequantize(quantized: Quantized) -> Tensor:
@@ -148,73 +142,10 @@ def _float32(x: Tensor) -> Tensor:
 
 
 def _check_finite(values: Tensor) -> None:
-    low, high = torch.aminmax(values)
-    if not torch.isfinite(low + high):  # NaN reaches both, Inf one of them
+    low, high = torch.aminmax(values)  # NaN reaches both, Inf one of them
+    if not (torch.isfinite(low) and torch.isfinite(high)):
         kind = "NaN" if torch.isnan(low) else "Inf"
         raise NonFiniteError(f"{kind} cannot be quantized; find out where it comes from before quantizing")
-
-
-@dataclass(frozen=True)
-class _Shared:
-    """Scales that blocks share: `scale`, the one of granularity=tensor or a cast's 1, and the tensor scale []
-    or [..., 1]."""
-
-    scale: Scale | None
-    tensor_scale: Tensor | None
-
-    def of(self, x_blocks: Tensor, format: Format, first: int = 0, of_blocks: int | None = None) -> Scale:
-        """The scale of blocks [n, ..., L], which are those from `first` on of so many."""
-        if self.scale is not None:
-            return self.scale
-        tensor_scale = self.tensor_scale
-        if tensor_scale is not None and tensor_scale.numel() > 1:
-            per_row = (of_blocks or len(x_blocks)) // tensor_scale.numel()
-            tensor_scale = tensor_scale.flatten().repeat_interleave(per_row).view(-1, 1, 1)
-            tensor_scale = tensor_scale[first : first + len(x_blocks)]
-        return choose_scale(x_blocks, format, tensor_scale)
-
-
-def _shared_scales(
-    values: Tensor, effective: Effective, amin: Tensor | float | None, amax: Tensor | float | None
-) -> _Shared:
-    format, per_tensor = effective.format, effective.granularity == "tensor"
-    if format.is_cast:
-        return _Shared(Scale(values.new_ones(1, 1, 1)), None)
-    if amax is None:
-        if not (per_tensor or format.has_tensor_scale):
-            return _Shared(None, None)
-        low, high = _whole_range(values, format)
-    else:
-        if not (per_tensor or format.has_tensor_scale):
-            raise ValueError(
-                f"amax has no use for format {format.name} with granularity={effective.granularity}, whose "
-                "scales are dynamic; leave it out, or use granularity=tensor"
-            )
-        high = torch.as_tensor(amax, dtype=torch.float32, device=values.device).clamp(min=0.0)
-        low = -high if amin is None else torch.as_tensor(amin, dtype=torch.float32, device=values.device)
-        if per_tensor and high.numel() > 1:
-            raise ValueError(f"amax of shape {list(high.shape)} is for granularity=token; give one number")
-    tensor_scale = None
-    if format.has_tensor_scale:
-        rows = (*values.shape[:-1], 1) if high.dim() > 0 and high.numel() > 1 else ()
-        tensor_scale = tensor_scale_of(high.expand(rows) if rows else high.view(()), format)
-    if not per_tensor:
-        return _Shared(None, tensor_scale)
-    if amax is None and len(search_ratios(format)) > 1:
-        return _Shared(choose_scale(values.view(1, 1, -1), format, tensor_scale), tensor_scale)
-    low, high = low.clamp(max=0.0).view(1, 1, 1), high.view(1, 1, 1)
-    return _Shared(scale_of_range(low, high, format, tensor_scale), tensor_scale)
-
-
-def _whole_range(values: Tensor, format: Format) -> tuple[Tensor, Tensor]:
-    """`block_range` of all values as one block."""
-    if not (values.device.type == "cpu" and native.covers(format) and native.library()):
-        return block_range(values.view(1, 1, -1), format)
-    low, high = native.value_range(values)
-    if format.is_asymmetric:
-        return low, high
-    amax = torch.maximum(-low, high)
-    return -amax, amax
 
 
 def _parts(values: Tensor, out: Tensor, effective: Effective) -> Iterator[tuple[Tensor, Tensor]]:
@@ -225,19 +156,19 @@ def _parts(values: Tensor, out: Tensor, effective: Effective) -> Iterator[tuple[
 
 
 def _tiles(
-    x_blocks: Tensor, out_blocks: Tensor, format: Format, shared: _Shared
+    x_blocks: Tensor, out_blocks: Tensor, format: Format, shared: SharedScales
 ) -> Iterator[tuple[Tensor, Tensor, Scale]]:
     """A working copy of each tile of the blocks, where its result belongs, and its scales."""
-    if shared.scale is not None:
+    if shared.scale is not None:  # any cut will do
         x_blocks, out_blocks = x_blocks.view(-1, 1, 1), out_blocks.view(-1, 1, 1)
     n = len(x_blocks) if x_blocks.is_cuda else max(1, TILE // x_blocks[0].numel())
     for first in range(0, len(x_blocks), n):
         x_tile = x_blocks[first : first + n].clone()
-        scale = shared.of(x_tile, format, first, len(x_blocks))
+        scale = shared.scale_of(x_tile, format, first, len(x_blocks))
         yield x_tile, out_blocks[first : first + n], scale
 
 
-def _fake_quantize_natively(values: Tensor, out: Tensor, effective: Effective, shared: _Shared) -> None:
+def _fake_quantize_natively(values: Tensor, out: Tensor, effective: Effective, shared: SharedScales) -> None:
     format, columns = effective.format, values.shape[-1]
     tensor_scale, given = shared.tensor_scale, None
     block = min(effective.group or columns, columns)

@@ -57,10 +57,10 @@ class Description(ctypes.Structure):
     )
 
 
-def covers(format: Format) -> bool:
-    """Whether native.c knows the format: all but casts and long tables of levels."""
+def covers(x: Tensor, format: Format) -> bool:
+    """Whether native.c is there and can do it: on a CPU, all formats but casts and long tables of levels."""
     few_levels = format.element != "levels" or len(format.code_book) <= MAX_LEVELS
-    return few_levels and not format.is_cast
+    return x.device.type == "cpu" and few_levels and not format.is_cast and library() is not None
 
 
 @lru_cache

@@ -22,9 +22,7 @@ SCALE_LIMITS = {
     "e4m3": (2.0**-9, 448.0),
 }
 MAX_E4M3 = 448.0
-MAX_E4M3_FOUR_OVER_SIX = (
-    256.0  # leaves room: a block that maps its amax to 4 needs a scale 1.5 times as large
-)
+MAX_E4M3_FOUR_OVER_SIX = 256.0  # a block that maps its amax to 4 needs a scale 1.5 times as large
 TINY = 2.0**-149
 
 # Candidates of scale_search=mse, as multiples of the scale that amax gives; E8M0 can only double or halve.
@@ -33,8 +31,7 @@ SEARCH_RATIOS_E8M0 = (1.0, 0.5, 2.0)
 
 
 class Scale(NamedTuple):
-    """What a block is divided by: the stored scale [..., 1], above it the tensor scale, and the zero
-    point."""
+    """What a block is divided by: the stored scale [..., 1] and the tensor scale above it; the zero point."""
 
     scale: Tensor
     tensor_scale: Tensor | None = None
@@ -53,14 +50,13 @@ class Scale(NamedTuple):
 
 
 def divide(x: Tensor, divisor: float) -> Tensor:
-    """x / divisor, rounded once. By a plain number, torch on CUDA would multiply by its rounded
-    reciprocal."""
+    """x / divisor, rounded once. For a plain number, torch on CUDA multiplies by the rounded reciprocal."""
     return x / torch.full((), divisor, dtype=torch.float32, device=x.device)
 
 
 def block_range(x: Tensor, format: Format) -> tuple[Tensor, Tensor]:
-    """Smallest and largest value over the last axis [..., L] -> [..., 1], around zero; -amax and amax for
-    formats without zero point."""
+    """Smallest and largest value over the last axis [..., L] -> [..., 1], zero included; without a zero point
+    -amax and amax."""
     if x.numel() == x.shape[-1]:  # over all of it, torch is 20 times as fast
         low, high = (end.view(*x.shape[:-1], 1) for end in torch.aminmax(x))
     else:
@@ -74,8 +70,7 @@ def block_range(x: Tensor, format: Format) -> tuple[Tensor, Tensor]:
 def tensor_scale_of(amax: Tensor, format: Format) -> Tensor:
     """The float32 scale of a whole tensor: the largest block's scale then lands on E4M3's 448.
 
-    With four_over_six on 256 (Cook et al. 2025), so that 1.5 times that still fits. A zero tensor has scale
-    1.
+    With four_over_six on 256 (Cook et al. 2025), so that 1.5 times that still fits. A zero tensor has 1.
     """
     top = MAX_E4M3_FOUR_OVER_SIX if format.four_over_six else MAX_E4M3
     scale = divide(amax, top * format.max).clamp_(min=TINY)
@@ -83,9 +78,9 @@ def tensor_scale_of(amax: Tensor, format: Format) -> Tensor:
 
 
 def e8m0_offset(format: Format) -> int:
-    """What the scale rule adds to amax's bits before their exponent is read (OCP MX v1.0 section 6.3, and
-    others).
+    """What the scale rule adds to amax's bits before their exponent is read.
 
+    floor is the rule of OCP MX v1.0 section 6.3; the others are torchao's names for published ones.
     floor: nothing. even: half a unit of the element's last mantissa bit. rceil: just what carries when amax's
     mantissa exceeds that of the element's maximum. ceil: all ones.
     """
@@ -111,8 +106,7 @@ def e8m0_scale(amax: Tensor, format: Format) -> Tensor:
 def scale_of_range(
     low: Tensor, high: Tensor, format: Format, tensor_scale: Tensor | None = None, ratio: float = 1.0
 ) -> Scale:
-    """The scale for blocks whose values lie in [low, high], times `ratio` before it is rounded and
-    limited."""
+    """The scale for blocks with values in [low, high], times `ratio` before it is rounded and limited."""
     smallest, largest = SCALE_LIMITS[format.scale_dtype]
     if format.scale_dtype == "e8m0":
         return Scale((e8m0_scale(high, format) * ratio).clamp_(smallest, largest))
