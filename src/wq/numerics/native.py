@@ -25,7 +25,7 @@ from wq.numerics.scales import SCALE_LIMITS, e8m0_offset, search_ratios
 
 SOURCE = Path(__file__).with_name("native.c")
 # No contraction and no fast math: every operation rounds as torch's does.
-FLAGS = ("-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
+FLAGS = ("-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fwrapv", "-shared", "-fPIC")
 COMPILE_SECONDS = 60
 
 ELEMENTS = {"int": 0, "float": 1, "levels": 2}
