@@ -67,11 +67,15 @@ def check_batches(whisper, speech, count, format, **options):
     """Batches of 1, 7 and 64, in order and shuffled, against batches of 1."""
     shuffled = np.random.default_rng(0).permutation(count).tolist()
     layers = select(list(walk(whisper.model)), ["encoder", "decoder"])
-    weights = quantized_weights(layers, load_format(format), "group", None) if format != "fp32" else nullcontext()
+    weights = (
+        quantized_weights(layers, load_format(format), "group", None) if format != "fp32" else nullcontext()
+    )
     with weights:
         single = run(whisper, speech, list(range(count)), 1, **options)
         for batch_size, order in ((7, list(range(count))), (64, shuffled), (7, shuffled)):
-            ties = count_near_ties(whisper, speech, single, run(whisper, speech, order, batch_size, **options))
+            ties = count_near_ties(
+                whisper, speech, single, run(whisper, speech, order, batch_size, **options)
+            )
             print(f"{format} batch {batch_size}: {ties} near-ties in {count} utterances")
             assert ties <= MOST_NEAR_TIES * count, f"{ties} near-ties in {count} utterances"
 
@@ -93,13 +97,14 @@ def test_batch_and_order_do_not_matter(nano, commands, format):
 @pytest.mark.parametrize("format", ["fp32", "int4", "nvfp4"])
 def test_batch_and_order_do_not_matter_on_the_whole_split(nano, split, format):
     speech = load_speech(DatasetConfig(source="manifest", path="wq:commands", split=split))
-    check_batches(nano, speech, len(speech), format)
+    check_batches(nano, speech, len(speech.utterances), format)
 
 
 @pytest.mark.slow
 def test_fp32_is_the_plain_loop_on_the_whole_split(nano, commands):
-    expected = plain_loop(nano, commands, len(commands), max_new_tokens=token_limit(nano, None))
-    found = run(nano, commands, list(range(len(commands))), batch_size=32)
+    count = len(commands.utterances)
+    expected = plain_loop(nano, commands, count, max_new_tokens=token_limit(nano, None))
+    found = run(nano, commands, list(range(count)), batch_size=32)
     assert [transcript.text for transcript in found] == expected
 
 
@@ -109,7 +114,7 @@ def test_fp32_is_the_plain_loop_on_the_whole_split(nano, commands):
 def test_batch_and_order_do_not_matter_on_real_speech(format):
     whisper = load(REAL / "checkpoint")
     speech = load_speech(DatasetConfig(source="manifest", path=str(REAL / "speech"), split="test"), limit=200)
-    check_batches(whisper, speech, len(speech), format, max_new_tokens=40)
+    check_batches(whisper, speech, len(speech.utterances), format, max_new_tokens=40)
 
 
 def test_audio_beyond_the_window_is_cut_and_counted(nano, commands):
@@ -124,9 +129,18 @@ def test_audio_beyond_the_window_is_cut_and_counted(nano, commands):
 
 
 def test_a_transcript_at_the_limit_is_counted(nano, commands):
-    result = transcribe(nano, lambda i: commands.read(i, SAMPLING_RATE), [0, 1], batch_size=2, max_new_tokens=2)
+    result = transcribe(
+        nano, lambda i: commands.read(i, SAMPLING_RATE), [0, 1], batch_size=2, max_new_tokens=2
+    )
     assert result.capped == 2
     assert all(len(transcript.tokens) == 2 for transcript in result.transcripts)
+
+
+def test_a_transcript_that_ends_is_not_counted_as_cut(nano, commands):
+    whole = run(nano, commands, [0], batch_size=1)[0]
+    result = run(nano, commands, [0], batch_size=1, max_new_tokens=len(whole.tokens) + 1)[0]
+    assert result == whole
+    assert not whole.capped
 
 
 def test_more_tokens_than_positions_are_refused(nano):

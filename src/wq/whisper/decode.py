@@ -1,8 +1,9 @@
 """Greedy transcription in batches.
 
-The decoding is the checkpoint's own, short form, without timestamps: prompt, suppressed tokens and end of text as its generation
-config says. An utterance's transcript depends on nothing but its audio: features are always padded to the whole window (zero padding
-in mel space is not silence), so batch mates and order do not matter, but for float32 near-ties.
+The decoding is the checkpoint's own, short form, without timestamps: prompt, suppressed tokens and end of
+text as its generation config says, token for token what transformers' `generate` gives. An utterance's
+transcript depends on nothing but its audio: features are always padded to the whole window (zero padding in
+mel space is not silence), so batch mates and order do not matter, but for float32 near-ties.
 """
 
 import time
@@ -12,8 +13,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from tqdm import tqdm
-from transformers.utils import logging as transformers_logging
 
+from wq.whisper.features import log_mel
+from wq.whisper.greedy import decode_greedily, decoding_rules
 from wq.whisper.model import Whisper
 
 SAMPLING_RATE = 16_000
@@ -21,8 +23,9 @@ SAMPLING_RATE = 16_000
 
 @dataclass(frozen=True)
 class Transcript:
-    """What the model wrote for one utterance: the text as it came, its tokens without prompt and end, and whether it was cut at
-    max_new_tokens; the seconds of audio it is of, and the seconds that did not fit into the model's window."""
+    """What the model wrote for one utterance: the text as it came, its tokens without prompt and end, and
+    whether it was cut at max_new_tokens; the seconds of audio it is of, and the seconds that did not fit into
+    the model's window."""
 
     text: str
     tokens: tuple[int, ...]
@@ -63,15 +66,15 @@ class Transcription:
 
 
 def token_limit(whisper: Whisper, max_new_tokens: int | None) -> int:
-    """The longest transcript in tokens: as asked, or half of the decoder's positions as OpenAI's decoding has it.
+    """The longest transcript in tokens: as asked, or half of the decoder's positions as in OpenAI's decoding.
 
     Raises ValueError where the decoder has no room for so many.
     """
     limit = max_new_tokens or whisper.model.config.max_target_positions // 2
     if limit > whisper.max_new_tokens:
         raise ValueError(
-            f"max_new_tokens={limit} does not fit beside the prompt; this decoder has room for {whisper.max_new_tokens}: "
-            "give fewer, or null"
+            f"max_new_tokens={limit} does not fit beside the prompt; this decoder has room for "
+            f"{whisper.max_new_tokens}: give fewer, or null"
         )
     return limit
 
@@ -86,43 +89,31 @@ def transcribe(
     max_new_tokens: int | None = None,
     language: str = "en",
 ) -> Transcription:
-    """Transcribe the utterances read(i), mono float32 at 16 kHz, for i in 0..len(order)-1, taken in the given order.
+    """Transcribe the utterances read(i), mono float32 at 16 kHz, for i in 0..len(order)-1, in this order.
 
-    Order is a permutation, best from long to short so that a batch is decoded for no longer than it must; the transcripts come back
-    in the order of i. Audio beyond the model's window is cut off and counted.
+    Order is a permutation, best from long to short so that a batch is decoded for no longer than it must; the
+    transcripts come back in the order of i. Audio beyond the model's window is cut off and counted. The
+    language is for multilingual checkpoints.
+
+    Raises ValueError where max_new_tokens does not fit, or the checkpoint does not know the language.
     """
-    transformers_logging.set_verbosity_error()  # it warns of max_new_tokens and max_length at every batch
     limit = token_limit(whisper, max_new_tokens)
+    rules = decoding_rules(whisper.model, language if whisper.is_multilingual else None, limit)
     window = round(whisper.window_seconds * SAMPLING_RATE)
-    task = {"language": language, "task": "transcribe"} if whisper.is_multilingual else {}
-    device = whisper.model.device
+    device, dtype = whisper.model.device, whisper.model.dtype
     done: dict[int, Transcript] = {}
     result = Transcription()
     # disable=None: silent where there is no terminal, as under Slurm and CI
-    progress = tqdm(total=len(order), unit="utt", desc="transcribe", disable=None, mininterval=0.5, leave=False)
-    with progress:
+    with tqdm(
+        total=len(order), unit="utt", desc="transcribe", disable=None, mininterval=0.5, leave=False
+    ) as progress:
         for first in range(0, len(order), batch_size):
             indices = order[first : first + batch_size]
             audios = [read(index) for index in indices]
             started = time.perf_counter()
-            features = whisper.feature_extractor(
-                [audio[:window] for audio in audios],
-                sampling_rate=SAMPLING_RATE,
-                return_tensors="pt",
-                padding="max_length",
-                return_attention_mask=True,
-            ).to(device)
+            features = log_mel(whisper.feature_extractor, [audio[:window] for audio in audios])
             featured = time.perf_counter()
-            generated = whisper.model.generate(
-                features.input_features,
-                attention_mask=features.attention_mask,
-                do_sample=False,
-                num_beams=1,
-                return_timestamps=False,
-                max_new_tokens=limit,
-                **task,
-            )
-            rows = generated.tolist()  # also waits for the device
+            rows = decode_greedily(whisper.model, features.to(device, dtype), rules)
             result.features_seconds += featured - started
             result.generate_seconds += time.perf_counter() - featured
             for index, audio, row in zip(indices, audios, rows, strict=True):
@@ -133,13 +124,14 @@ def transcribe(
 
 
 def as_transcript(whisper: Whisper, row: list[int], samples: int, window: int) -> Transcript:
-    """A row of generated ids, which ends in end-of-text padding unless it was cut at the limit."""
-    end = whisper.model.generation_config.eos_token_id
-    tokens = row[: row.index(end)] if end in row else row
+    """A row of generated ids, which ends in end of text unless it was cut at the limit."""
+    capped = row[-1] != whisper.model.generation_config.eos_token_id
+    tokens = row if capped else row[:-1]
+    text = whisper.tokenizer.decode(tokens, skip_special_tokens=True)
     return Transcript(
-        text=whisper.tokenizer.decode(tokens, skip_special_tokens=True).strip(),
+        text=str(text).strip(),
         tokens=tuple(tokens),
-        capped=end not in row,
+        capped=capped,
         duration=samples / SAMPLING_RATE,
         cut_seconds=max(samples - window, 0) / SAMPLING_RATE,
     )

@@ -1,0 +1,213 @@
+"""Greedy decoding of one batch, short form and without timestamps, by the model's own modules.
+
+The tokens are those of transformers' `generate` with one beam. What makes it fast: no bookkeeping between the
+modules, keys and values written into memory that is there already, rows that have ended leave the batch, and
+on a CPU the encoder takes a few rows at a time, so that what it computes stays in the processor's cache.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import WhisperForConditionalGeneration
+from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
+
+from wq.whisper.onednn import fast_linear
+
+# Of encoder input at a time on a CPU: enough for an efficient matrix product, few enough for its cache
+FRAMES_AT_ONCE = 1000
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What decoding starts from, may not say, and ends with: token ids.
+
+    `suppressed` are never chosen, `suppressed_first` not as the first token of the text. At most `limit`
+    tokens are written, `end` among them.
+    """
+
+    prompt: tuple[int, ...]
+    suppressed: tuple[int, ...]
+    suppressed_first: tuple[int, ...]
+    end: int
+    limit: int
+
+
+def decoding_rules(model: WhisperForConditionalGeneration, language: str | None, limit: int) -> Rules:
+    """The rules of the checkpoint's generation config.
+
+    `language` is a code or an English name; None where the checkpoint is English-only.
+
+    Raises ValueError for a language that this checkpoint does not know.
+    """
+    settings: Any = model.generation_config
+    prompt = [settings.decoder_start_token_id]
+    if language is not None:
+        name = language.lower()
+        token = f"<|{TO_LANGUAGE_CODE.get(name, name)}|>"
+        if token not in settings.lang_to_id:
+            known = ", ".join(sorted(known[2:-2] for known in settings.lang_to_id))
+            raise ValueError(f"language={language} is not known to this checkpoint; choose among {known}")
+        prompt += [settings.lang_to_id[token], settings.task_to_id["transcribe"]]
+    # A checkpoint with a smaller vocabulary may still name tokens of the original one
+    vocabulary = range(model.config.vocab_size)
+    return Rules(
+        prompt=(*prompt, settings.no_timestamps_token_id),
+        suppressed=tuple(token for token in settings.suppress_tokens or () if token in vocabulary),
+        suppressed_first=tuple(
+            token for token in settings.begin_suppress_tokens or () if token in vocabulary
+        ),
+        end=settings.eos_token_id,
+        limit=limit,
+    )
+
+
+@dataclass
+class KeysValues:
+    """The keys and values of one attention, each [rows, heads, positions, head size].
+
+    Everything that the decoder attends to passes through `store` and `read`.
+    """
+
+    keys: Tensor
+    values: Tensor
+
+    @classmethod
+    def empty(cls, attention: Any, rows: int, positions: int) -> "KeysValues":
+        weight = attention.k_proj.weight
+        shape = (rows, attention.num_heads, positions, attention.head_dim)
+        return cls(*(torch.empty(shape, dtype=weight.dtype, device=weight.device) for _ in range(2)))
+
+    def store(self, keys: Tensor, values: Tensor, first_row: int = 0, first_position: int = 0) -> None:
+        """Write them to the rows and positions from these on."""
+        rows = slice(first_row, first_row + keys.shape[0])
+        positions = slice(first_position, first_position + keys.shape[2])
+        self.keys[rows, :, positions] = keys
+        self.values[rows, :, positions] = values
+
+    def read(self, end: int | None = None) -> tuple[Tensor, Tensor]:
+        """Those of the positions before `end`; of all positions by default."""
+        return (self.keys, self.values) if end is None else (self.keys[:, :, :end], self.values[:, :, :end])
+
+    def move(self, source: list[int], target: list[int], rows: int) -> None:
+        """Put the rows `source` in the places `target`, and keep the first `rows` rows."""
+        if source:
+            for tensor in (self.keys, self.values):
+                tensor[target] = tensor[source]
+        self.keys, self.values = self.keys[:rows], self.values[:rows]
+
+
+def heads(x: Tensor, attention: Any) -> Tensor:
+    """[rows, positions, model size] as [rows, heads, positions, head size]."""
+    return x.view(x.shape[0], x.shape[1], attention.num_heads, attention.head_dim).transpose(1, 2)
+
+
+def keys_values(x: Tensor, attention: Any) -> tuple[Tensor, Tensor]:
+    return heads(attention.k_proj(x), attention), heads(attention.v_proj(x), attention)
+
+
+def attend(x: Tensor, attention: Any, keys: Tensor, values: Tensor, *, causal: bool = False) -> Tensor:
+    """The attention's output for the inputs x of its queries."""
+    queries = heads(attention.q_proj(x), attention)
+    mixed = F.scaled_dot_product_attention(queries, keys, values, is_causal=causal, scale=attention.scaling)
+    return attention.out_proj(mixed.transpose(1, 2).reshape(x.shape))
+
+
+def feed_forward(x: Tensor, layer: Any) -> Tensor:
+    return layer.fc2(layer.activation_fn(layer.fc1(layer.final_layer_norm(x))))
+
+
+def encode(encoder: Any, features: Tensor) -> Tensor:
+    """Log-mel features [rows, mels, frames] to states [rows, frames / 2, model size]."""
+    x = F.gelu(encoder.conv2(F.gelu(encoder.conv1(features)))).transpose(1, 2).contiguous()
+    x += encoder.embed_positions.weight
+    for layer in encoder.layers:
+        y = layer.self_attn_layer_norm(x)
+        x += attend(y, layer.self_attn, *keys_values(y, layer.self_attn))
+        x += feed_forward(x, layer)
+    return encoder.layer_norm(x)
+
+
+class Batch:
+    """Rows that are decoded together: the keys and values of their audio and of their text so far."""
+
+    def __init__(self, model: WhisperForConditionalGeneration, features: Tensor, positions: int) -> None:
+        self.decoder: Any = model.model.decoder
+        rows, frames = features.shape[0], model.config.max_source_positions
+        self.audio = [KeysValues.empty(layer.encoder_attn, rows, frames) for layer in self.decoder.layers]
+        self.text = [KeysValues.empty(layer.self_attn, rows, positions) for layer in self.decoder.layers]
+        at_once = max(FRAMES_AT_ONCE // frames, 1) if features.device.type == "cpu" else rows
+        with fast_linear(at_once * frames):
+            for row in range(0, rows, at_once):
+                states = encode(model.model.encoder, features[row : row + at_once])
+                for layer, audio in zip(self.decoder.layers, self.audio, strict=True):
+                    audio.store(*keys_values(states, layer.encoder_attn), first_row=row)
+
+    def step(self, tokens: Tensor, position: int) -> Tensor:
+        """The decoder's state [rows, model size] after the last of the tokens [rows, n].
+
+        The first of them stands at this position.
+        """
+        end = position + tokens.shape[1]
+        x = self.decoder.embed_tokens(tokens) + self.decoder.embed_positions.weight[position:end]
+        for layer, text, audio in zip(self.decoder.layers, self.text, self.audio, strict=True):
+            y = layer.self_attn_layer_norm(x)
+            text.store(*keys_values(y, layer.self_attn), first_position=position)
+            x += attend(y, layer.self_attn, *text.read(end), causal=tokens.shape[1] > 1)
+            x += attend(layer.encoder_attn_layer_norm(x), layer.encoder_attn, *audio.read())
+            x += feed_forward(x, layer)
+        return self.decoder.layer_norm(x[:, -1])
+
+    def keep(self, rows: Sequence[int]) -> list[int]:
+        """Let all other rows go. Returns the rows that are left in their new order.
+
+        Only rows beyond the new end move, into places that have become free, so that little is copied.
+        """
+        count = len(rows)
+        free = sorted(set(range(count)).difference(rows))
+        moved = [row for row in rows if row >= count]
+        order = list(range(count))
+        for place, row in zip(free, moved, strict=True):
+            order[place] = row
+        for cache in (*self.audio, *self.text):
+            cache.move(moved, free, count)
+        return order
+
+
+@torch.inference_mode()
+def decode_greedily(
+    model: WhisperForConditionalGeneration, features: Tensor, rules: Rules
+) -> list[list[int]]:
+    """The tokens of each row of log-mel features [rows, mels, frames].
+
+    The last of a row is `rules.end`, unless the row was cut at the limit. A row is decoded once: `generate`
+    goes back to the audio where a model writes timestamps, although it was told to write none.
+    """
+    rows, device = features.shape[0], features.device
+    batch = Batch(model, features, len(rules.prompt) + rules.limit)
+    always, first = (
+        torch.tensor(tokens, dtype=torch.long, device=device)
+        for tokens in (rules.suppressed, rules.suppressed + rules.suppressed_first)
+    )
+    written: list[list[int]] = [[] for _ in range(rows)]
+    unfinished = written
+    tokens, position = torch.tensor(rules.prompt, device=device).repeat(rows, 1), 0
+    for count in range(rules.limit):
+        with fast_linear(tokens.numel()):
+            logits = model.proj_out(batch.step(tokens, position))
+        position += tokens.shape[1]
+        logits.index_fill_(1, always if count else first, float("-inf"))
+        tokens = logits.argmax(-1, keepdim=True)
+        chosen = tokens[:, 0].tolist()
+        for row, token in zip(unfinished, chosen, strict=True):
+            row.append(token)
+        going_on = [index for index, token in enumerate(chosen) if token != rules.end]
+        if not going_on:
+            break
+        if len(going_on) < len(unfinished):
+            order = batch.keep(going_on)
+            tokens, unfinished = tokens[order], [unfinished[index] for index in order]
+    return written
