@@ -18,7 +18,7 @@ from wq.whisper.features import log_mel
 from wq.whisper.greedy import Batch, decode_greedily, decoding_rules
 from wq.whisper.layers import select, walk
 from wq.whisper.model import load
-from wq.whisper.onednn import OneDNNLinear
+from wq.whisper.onednn import OneDNN, attention
 from wq.whisper.quantize import quantized_weights
 
 BATCH_SIZES = (1, 7, 64)
@@ -248,6 +248,20 @@ def test_linear_layers_are_the_same_through_onednn(shape, bias, dtype):
     layer = torch.nn.Linear(16, 24, bias=bias, dtype=dtype).requires_grad_(False)
     inputs = {"plain": x, "transposed": x.transpose(0, -2).contiguous().transpose(0, -2)}
     for name, value in inputs.items():
-        with OneDNNLinear():
+        with OneDNN():
             found = layer(value)
         torch.testing.assert_close(found, F.linear(value, layer.weight, layer.bias), msg=name)
+
+
+@pytest.mark.parametrize(("queries", "keys"), [(512, 512), (600, 40), (513, 700)])
+def test_attention_is_the_same_through_onednn(queries, keys):
+    torch.manual_seed(0)
+    query = torch.randn(2, queries, 3, 16).transpose(1, 2)
+    key, value = torch.randn(2, 2, 3, keys, 16)
+    mixed = F.scaled_dot_product_attention(query, key, value, scale=0.3)
+    torch.testing.assert_close(attention(query, key, value, 0.3), mixed)
+    with OneDNN():
+        found = F.scaled_dot_product_attention(query, key, value, is_causal=False, scale=0.3)
+        causal = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=0.3)
+    assert torch.equal(found, attention(query, key, value, 0.3))
+    assert torch.equal(causal, F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=0.3))

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from transformers import WhisperForConditionalGeneration
 from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
-from wq.whisper.onednn import fast_linear
+from wq.whisper.onednn import fast_products
 
 # Of encoder input at a time on a CPU: enough for an efficient matrix product, few enough for its cache
 FRAMES_AT_ONCE = 1000
@@ -140,7 +140,7 @@ class Batch:
         self.audio = [KeysValues.empty(layer.encoder_attn, rows, frames) for layer in self.decoder.layers]
         self.text = [KeysValues.empty(layer.self_attn, rows, positions) for layer in self.decoder.layers]
         at_once = max(FRAMES_AT_ONCE // frames, 1) if features.device.type == "cpu" else rows
-        with fast_linear(at_once * frames):
+        with fast_products(at_once * frames):
             for row in range(0, rows, at_once):
                 states = encode(model.model.encoder, features[row : row + at_once])
                 for layer, audio in zip(self.decoder.layers, self.audio, strict=True):
@@ -196,7 +196,7 @@ def decode_greedily(
     unfinished = written
     tokens, position = torch.tensor(rules.prompt, device=device).repeat(rows, 1), 0
     for count in range(rules.limit):
-        with fast_linear(tokens.numel()):
+        with fast_products(tokens.numel()):
             logits = model.proj_out(batch.step(tokens, position))
         position += tokens.shape[1]
         logits.index_fill_(1, always if count else first, float("-inf"))

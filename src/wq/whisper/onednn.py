@@ -1,4 +1,4 @@
-"""Linear layers through oneDNN, where that is faster than the BLAS that torch was built with.
+"""Linear layers and attention through oneDNN, where that is faster than the BLAS that torch was built with.
 
 torch's x86 builds multiply float32 matrices with MKL, which on AMD processors leaves out AVX-512: there
 oneDNN, which comes in the same build, is two to three times as fast; on others the two are level.
@@ -15,27 +15,74 @@ from torch.overrides import TorchFunctionMode
 
 # Fewer rows than this are multiplied at the speed of memory, whoever does it
 ENOUGH_ROWS = 32
+# For fewer queries, torch's own attention is as fast
+ENOUGH_QUERIES = 512
+# The weights of so many queries over 1,500 keys stay in the cache between the two products
+QUERIES_AT_ONCE = 256
 
 
-class OneDNNLinear(TorchFunctionMode):
-    """Inside, every float32 `linear` on a CPU is oneDNN's, whichever module calls it. Not differentiable."""
+class OneDNN(TorchFunctionMode):
+    """Inside, `linear` and long attention without a mask are oneDNN's, whichever module calls them.
+
+    Only in float32 on a CPU, and not differentiable.
+    """
 
     def __torch_function__(
         self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
+        kwargs = kwargs or {}
         if func is F.linear and not kwargs and all(map(is_plain, args)):
-            x, weight, bias = args
-            return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-        return func(*args, **(kwargs or {}))
+            return linear(*args)
+        if func is F.scaled_dot_product_attention and is_long_attention(*args, **kwargs):
+            return attention(*args, scale=kwargs["scale"])
+        return func(*args, **kwargs)
+
+
+def fast_products(rows: int) -> AbstractContextManager:
+    """The faster way to compute linear layers on this many rows, and attention between them."""
+    worth_it = rows >= ENOUGH_ROWS and torch.backends.mkldnn.is_available()
+    return OneDNN() if worth_it else nullcontext()
 
 
 def is_plain(operand: Tensor | None) -> bool:
-    return operand is None or (
-        operand.device.type == "cpu" and operand.dtype == torch.float32 and operand.is_contiguous()
+    return operand is None or (is_float_on_cpu(operand) and operand.is_contiguous())
+
+
+def is_float_on_cpu(operand: Tensor) -> bool:
+    return operand.device.type == "cpu" and operand.dtype == torch.float32
+
+
+def is_long_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    is_causal: bool = False,
+    scale: float | None = None,
+    **more: Any,
+) -> bool:
+    return (
+        not (is_causal or more)
+        and scale is not None
+        and query.shape[2] >= ENOUGH_QUERIES
+        and all(map(is_float_on_cpu, (query, key, value)))
     )
 
 
-def fast_linear(rows: int) -> AbstractContextManager:
-    """The faster way to compute linear layers on this many rows."""
-    worth_it = rows >= ENOUGH_ROWS and torch.backends.mkldnn.is_available()
-    return OneDNNLinear() if worth_it else nullcontext()
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    """`scaled_dot_product_attention` of [rows, heads, positions, head size], a block of queries at a time."""
+    query, key, turned = (query * scale).contiguous(), key.contiguous(), value.mT.contiguous()
+    rows, heads, positions, size = query.shape
+    mixed = torch.empty(rows, positions, heads, size)
+    for row in range(rows):
+        for head in range(heads):
+            for first in range(0, positions, QUERIES_AT_ONCE):
+                block = slice(first, first + QUERIES_AT_ONCE)
+                weights = linear(query[row, head, block], key[row, head])
+                torch.softmax(weights, -1, out=weights)
+                mixed[row, block, head] = linear(weights, turned[row, head])
+    return mixed.transpose(1, 2)
