@@ -117,13 +117,13 @@ class Batches:
         self.rows = sorted(corpus.splits["train"], key=lambda row: row["length"])
         self.mel = LogMel()
 
-    def make(self, progress: float):
+    def make(self, seen: int, progress: float):
         rng, longest = self.rng, len(self.rows)
-        if progress < 0.06:  # short utterances first
-            longest = int(longest * (0.25 + 0.75 * progress / 0.06))
+        if seen < 15_000:  # short utterances first
+            longest = int(longest * (0.25 + 0.75 * seen / 15_000))
         start = int(rng.integers(0, longest - self.size * 4))
         rows = [self.rows[i] for i in rng.choice(np.arange(start, start + self.size * 4), self.size, False)]
-        strength = min(1.0, max(0.0, (progress - 0.03) / 0.2))
+        strength = min(1.0, max(0.0, (seen - 8_000) / 40_000))
         audios = [augment(self.corpus.read(row), rng, strength) for row in rows]
         full = progress > 0.8 or rng.random() < 0.1
         length = max(len(audio) for audio in audios) + int(rng.integers(800, 8000))
@@ -132,7 +132,7 @@ class Batches:
         for row, audio in zip(padded, audios, strict=True):
             row[: len(audio)] = audio
         features = self.mel(torch.from_numpy(padded))
-        if progress > 0.15:
+        if seen > 24_000:
             features = mask(features, rng)
         letters, tokens, centres = [], [], []
         for row, audio in zip(rows, audios, strict=True):
@@ -207,7 +207,7 @@ def main() -> None:
         rate = args.rate * min(1.0, (seen + 1) / 12_000, max(0.02, (1 - progress) / 0.35))
         for group in optimizer.param_groups:
             group["lr"] = rate
-        features, letters, tokens, centres = batches.make(progress)
+        features, letters, tokens, centres = batches.make(seen, progress)
         with torch.autocast("cpu", torch.bfloat16):
             hidden = encode(model, features)
             frames = torch.full((len(letters),), hidden.shape[1])
@@ -228,8 +228,8 @@ def main() -> None:
         entropy = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), label_smoothing=0.05)
         places = pad_sequence([torch.cat([c.new_zeros(1), c]) for c in centres], True)
         guided = guided_loss(decoded.cross_attentions, places, (labels >= 0).float(), width=10.0)
-        ctc_weight = 1.0 if progress < 0.5 else 0.5
-        guide_weight = 0.5 if progress < 0.35 else 0.05
+        ctc_weight = 1.0 if seen < 36_000 else 0.5
+        guide_weight = 0.5 if seen < 30_000 else 0.05
         loss = ctc_weight * ctc + min(1.0, 0.2 + seen / 30_000) * entropy + guide_weight * guided
         optimizer.zero_grad()
         loss.backward()

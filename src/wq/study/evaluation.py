@@ -11,7 +11,6 @@ import numpy as np
 from filelock import FileLock
 
 from wq.study import memory, results, statistics, wer
-from wq.study.config import ConfigurationError
 from wq.study.datasets import Speech
 from wq.study.job import Job, load_once
 from wq.study.results import Row
@@ -20,7 +19,6 @@ from wq.study.spec import Spec
 from wq.study.tracking import FINGERPRINT, PARENT_VARIABLE, TAGGED
 from wq.whisper.decode import SAMPLING_RATE, Transcript, Transcription, transcribe
 from wq.whisper.layers import select, walk
-from wq.whisper.model import Whisper
 from wq.whisper.quantize import quantized_weights
 
 LIBRARIES = ("wq", "torch", "transformers", "datasets", "jiwer", "whisper-normalizer")
@@ -99,7 +97,6 @@ def evaluate(job: Job, reference: Outcome | None) -> Outcome:
     clock = [time.perf_counter()]
     whisper = load_once(job.checkpoint, config.device)
     clock.append(time.perf_counter())
-    check_language(whisper, config.model.language)
     layers = select(list(walk(whisper.model)), spec.roles)
     with quantized_weights(layers, *spec.quantizer):
         clock.append(time.perf_counter())
@@ -138,15 +135,6 @@ def evaluate(job: Job, reference: Outcome | None) -> Outcome:
         **versions(),
     }
     return Outcome(row, transcripts, reused=False)
-
-
-def check_language(whisper: Whisper, language: str) -> None:
-    """Raises ConfigurationError for a language that a multilingual checkpoint has no token for."""
-    if not whisper.is_multilingual:
-        return
-    known = [token.strip("<|>") for token in whisper.model.generation_config.lang_to_id]  # pyright: ignore
-    if language not in known:
-        raise ConfigurationError(f"model.language={language} is unknown; choose one of {', '.join(known)}")
 
 
 def notices(row: Row) -> list[str]:
