@@ -1,6 +1,6 @@
 """How fast a weight and an activation are fake-quantized, beside other toolkits and beside copying them.
 
-    python benchmarks/numerics.py [--formats int4 nvfp4] [--rounds 5] [--output outputs/benchmarks]
+    python benchmarks/numerics.py [--formats int4 nvfp4] [--rounds 3] [--output outputs/benchmarks]
 
 Prints a table and writes it as numerics.md, with the picture numerics.png. For each format all
 implementations run in turn, round after round, so that whatever else the machine does hits all alike; the
@@ -155,6 +155,7 @@ def hqq(x: Tensor, format: Format, block: int) -> Call | None:
 
     if format.name not in ("int8", "int4", "int3", "int2"):
         return None
+    # Without its optimizer of zero points, which is another method, and slower
     options = {"axis": 1, "device": "cpu", "compute_dtype": torch.float32, "optimize": False}
 
     def call() -> Tensor:
@@ -255,7 +256,7 @@ def main() -> None:
     parser.add_argument(
         "--formats", nargs="+", default=format_names(), choices=format_names(), metavar="FORMAT"
     )
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output", type=Path, default=Path("outputs/benchmarks"))
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
