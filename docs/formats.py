@@ -36,6 +36,13 @@ Options of a job: `format.scale_dtype` (fp32, fp16, bf16, e8m0, e4m3), `format.s
 `format.scale_search` (none, mse), and for any other shape of number
 `format=float format.exponent_bits=3 format.mantissa_bits=3` or `format=int format.integer_bits=7`.
 A new name is one more file beside the others.
+
+The same numbers come out of three implementations, to the bit: `quantize` and `dequantize` through integer
+codes, torch's operations in tiles, and one pass in C where the machine has a compiler, which is about as
+fast as copying (`benchmarks/numerics.py`; `WQ_NATIVE=off` does without).
+`tests/numerics/test_references.py` holds them against ml_dtypes, gfloat, torchao and compressed-tensors,
+and says where they differ on purpose: nvfp4 blocks far below the tensor's maximum stay alive, `even` rounds
+at each element's own mantissa, and nothing overflows to Inf.
 """
 
 

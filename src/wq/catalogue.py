@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import yaml
 
@@ -61,14 +61,16 @@ def fake_quantize(
     scale_dtype: str | None = None,
     scale_rule: str | None = None,
     int_range: str | None = None,
-    **calibrated: Any,
+    amin: Tensor | float | None = None,
+    amax: Tensor | float | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
     """`wq.numerics.fake_quant.fake_quantize` that takes a format's name too: wq.fake_quantize(weight,
     "nvfp4")."""
     from wq.numerics import fake_quant
 
-    options = {"scale_dtype": scale_dtype, "scale_rule": scale_rule, "int_range": int_range}
-    return fake_quant.fake_quantize(x, _as_format(format), granularity, group, **options, **calibrated)
+    description = with_options(_as_format(format), scale_dtype, scale_rule, int_range)
+    return fake_quant.fake_quantize(x, description, granularity, group, amin=amin, amax=amax, out=out)
 
 
 def storage_bits(
