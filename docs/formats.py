@@ -42,7 +42,7 @@ codes, torch's operations in tiles, and one pass in C where the machine has a co
 fast as copying (`benchmarks/numerics.py`; `WQ_NATIVE=off` does without).
 `tests/numerics/test_references.py` holds them against ml_dtypes, gfloat, torchao and compressed-tensors,
 and says where they differ on purpose: nvfp4 blocks far below the tensor's maximum stay alive, `even` rounds
-at each element's own mantissa, and nothing overflows to Inf.
+at each element's own mantissa, and elements saturate where a cast gives Inf.
 """
 
 
