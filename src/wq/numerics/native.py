@@ -79,7 +79,7 @@ def library() -> ctypes.CDLL | None:
         if not path.exists():
             _compile(compiler, path)
         compiled = ctypes.CDLL(str(path))
-    except (OSError, subprocess.SubprocessError):
+    except (OSError, RuntimeError, subprocess.SubprocessError):  # RuntimeError: there is no home directory
         return None
     compiled.wq_fake_quantize.argtypes = (
         ctypes.POINTER(Description),
