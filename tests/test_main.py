@@ -34,9 +34,9 @@ def sweeps(directory: Path) -> list[Path]:
 
 def table(output: str) -> list[str]:
     """The lines of the final table."""
-    return [line for line in output.splitlines() if line.split()[:1] and "from the store" not in line][
-        -len(POINTS) - 1 :
-    ]
+    lines = output.splitlines()
+    header = next(n for n, line in enumerate(lines) if line.split()[:2] == ["point", "WER"])
+    return lines[header : header + 1 + len(POINTS)]
 
 
 def test_a_grid_and_the_same_grid_again_and_one_more_format(wq: Run, tmp_path: Path):

@@ -76,9 +76,8 @@ def obtain(job: Job, directory: Path, reference: Outcome | None = None) -> Outco
 
 def record(job: Job, directory: Path, reference: Outcome | None) -> Outcome:
     """Run the point under an MLflow run, and leave its files in the directory."""
-    tags = {FINGERPRINT: job.spec.fingerprint} | {
-        name: str(value) for name, value in spec_columns(job.spec).items() if name in TAGGED
-    }
+    columns = {"point": job.spec.point, **spec_columns(job.spec)}
+    tags = {FINGERPRINT: job.spec.fingerprint} | {name: str(columns[name]) for name in TAGGED}
     with job.store.running(job.spec.point, tags, os.environ.get(PARENT_VARIABLE)) as run_id:
         outcome = evaluate(job, reference)
         results.write_rows(directory / results.TRANSCRIPTS, outcome.transcripts)
