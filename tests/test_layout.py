@@ -47,12 +47,6 @@ def test_rooms_import_one_way(room):
             assert allowed, f"{file.relative_to(SOURCE)} imports {module}, which the room {room} may not"
 
 
-def test_study_is_imported_by_the_hall_only():
-    for room in ("numerics", "whisper"):
-        for file in (SOURCE / room).rglob("*.py"):
-            assert not any(module.startswith("wq.study") for module in imports(file)), file
-
-
 @pytest.mark.parametrize("library", ["hydra", "mlflow", "datasets", "jiwer", "evaluate", "altair"])
 def test_each_framework_stays_behind_few_files(library):
     """hydra and omegaconf in config, grid and main; every other framework behind one file."""

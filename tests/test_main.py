@@ -132,11 +132,7 @@ def test_a_failing_job_leaves_the_others(wq: Run, tmp_path: Path):
     (sweep,) = sweeps(tmp_path)
     assert (sweep / "0" / "result.json").exists()
     assert (sweep / "report.html").exists()
-    assert [path.name for path in (sweep / "1").glob("*.*")] == ["reference.json", "error.txt"] or (
-        not (sweep / "1" / "result.json").exists()
-    )
-    (failed,) = runs_of(tmp_path, "FAILED")
-    assert "role decodr matches no layer" in failed.data.tags["wq.error"]
+    assert {path.name for path in (sweep / "1").iterdir()} == {".hydra", "error.txt", "wq.log"}
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="../shared/real with its checkpoint and speech is not there")

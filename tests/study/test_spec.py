@@ -1,6 +1,6 @@
 """The effective spec: defaults filled in, what has no effect dropped, one fingerprint for one point."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -13,13 +13,15 @@ MODEL, DATASET = Source("nano", "m" * 64), Source("commands", "d" * 64)
 
 def spec(format="int4", model=MODEL, dataset=DATASET, **settings):
     options = settings.pop("format_options", {})
+    multilingual = settings.pop("multilingual", False)
+    language = settings.pop("language", None)
     config = Config(
-        model=ModelConfig(path="wq:nano"),
+        model=ModelConfig(path="wq:nano", language=language),
         dataset=DatasetConfig(source="manifest", path="wq:commands", split="clean"),
-        format=FormatConfig(**vars(load_format(format)) | options),  # type: ignore[misc]
+        format=FormatConfig(**asdict(load_format(format)) | options),  # type: ignore[misc]
         **settings,
     )
-    return effective_spec(config, model, dataset, 320, "normaliser-1")
+    return effective_spec(config, model, dataset, 320, "normaliser-1", multilingual)
 
 
 @pytest.mark.parametrize(
@@ -50,6 +52,11 @@ SAME = [
     ({"format": "fp32", "roles": ["encoder"]}, {"format": "fp32"}),
     ({"limit": None}, {"limit": 320}),
     ({"limit": 1000}, {"limit": 320}),
+    ({"language": "de"}, {"language": "en"}),
+    ({"multilingual": True, "language": "en"}, {"multilingual": True}),
+    ({"group": 32}, {"format_options": {"group": 32}}),
+    ({"granularity": "channel", "format_options": {"group": 32}}, {"granularity": "channel"}),
+    ({"roles": ["encoder.mlp", "encoder.self_attn"]}, {"roles": ["encoder", "encoder.mlp"]}),
     ({"batch_size": 1}, {"batch_size": 64}),
     ({"device": "cpu"}, {"device": "auto"}),
     ({"tracking_uri": "sqlite:///a.db"}, {"experiment_name": "other"}),
@@ -64,7 +71,7 @@ DIFFERENT = [
     ({"format": "mxfp4"}, {"format": "mxfp4", "format_options": {"scale_rule": "even"}}),
     ({"granularity": "channel"}, {"granularity": "tensor"}),
     ({"roles": ["encoder"]}, {}),
-    ({"limit": 10}, {"limit": 11}),
+    ({"multilingual": True, "language": "de"}, {"multilingual": True, "language": "en"}),
     ({"max_new_tokens": 10}, {}),
     ({"seed": 1}, {}),
     ({"model": Source("nano", "x" * 64)}, {}),
@@ -96,11 +103,14 @@ def test_the_reference_of_every_point_is_the_same_fp32_job():
 
 
 def test_the_fingerprint_is_stable():
-    """It identifies stored results: if this changes, every result made before is run again. Change it
-    knowingly."""
-    assert spec(group=32).fingerprint == spec(group=32).fingerprint
-    assert len(spec().fingerprint) == 16
+    """It identifies stored results: if it changes, everybody's results are run again. Change it knowingly."""
+    assert spec(group=32).fingerprint == "10456099bf370428"
     assert replace(spec(), ignored=("anything",)).fingerprint == spec().fingerprint
+
+
+def test_limit_is_told_where_it_chose():
+    assert spec(limit=320).limit == 320
+    assert spec(limit=1000).limit is None
 
 
 @pytest.mark.parametrize(
@@ -112,6 +122,9 @@ def test_the_fingerprint_is_stable():
         ({"granularity": "row"}, "granularity=row is unknown; choose one of tensor, channel, group"),
         ({"device": "gpu"}, "device=gpu is unknown"),
         ({"roles": []}, "name a role"),
+        ({"roles": ["encoder", "decodr"]}, "role decodr matches no layer"),
+        ({"seed": -1}, "seed=-1 must be at least 0"),
+        ({"resamples": 1}, "resamples=1 gives no 95 % interval"),
         ({"format_options": {"integer_bits": 99}}, "integer_bits=99"),
         ({"format_options": {"int_range": "wide"}}, "int_range=wide"),
     ],

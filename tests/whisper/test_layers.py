@@ -4,7 +4,8 @@ import pytest
 import torch
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
-from wq.whisper.layers import matches, select, walk
+from wq.whisper.layers import select, walk
+from wq.whisper.roles import ROLES, expand, matches, shorten
 
 
 def build(layers: int, width: int, heads: int) -> WhisperForConditionalGeneration:
@@ -88,3 +89,24 @@ def test_a_beginning_ends_at_a_dot():
 def test_one_role_without_a_layer_is_an_error_beside_others_that_have_some():
     with pytest.raises(ValueError, match=r"role decoder\.cros_attn matches no layer; choose among"):
         select(list(walk(build(*TINY))), ["encoder", "decoder.cros_attn"])
+
+
+def test_the_roles_are_those_of_a_model():
+    assert list(dict.fromkeys(layer.role for layer in walk(build(*TINY)))) == list(ROLES)
+
+
+@pytest.mark.parametrize(
+    ("patterns", "names"),
+    [
+        (["decoder", "encoder"], ("encoder", "decoder")),
+        (["encoder.mlp.fc2", "encoder.mlp.fc1"], ("encoder.mlp",)),
+        (["encoder.mlp", "encoder.self_attn"], ("encoder",)),
+        (["encoder", "encoder.mlp"], ("encoder",)),
+        (["*.mlp.*"], ("encoder.mlp", "decoder.mlp")),
+        (["decoder.cross_attn.v", "decoder.cross_attn.k"], ("decoder.cross_attn.k", "decoder.cross_attn.v")),
+        (["*"], ("conv", "encoder", "decoder", "embedding")),
+    ],
+)
+def test_the_same_roles_have_one_name(patterns, names):
+    assert shorten(expand(patterns)) == names
+    assert expand(names) == expand(patterns)

@@ -13,6 +13,7 @@ from omegaconf import MISSING, DictConfig, MissingMandatoryValue, OmegaConf
 
 from wq.numerics.formats import Format
 
+FEWEST_RESAMPLES = 40  # one beyond either end of the interval
 GRANULARITIES = ("tensor", "channel", "group")
 
 
@@ -26,12 +27,12 @@ class ModelConfig:
 
     path       `wq:NAME` for one that ships with wq, a local directory, or a hub id
     revision   of a hub id: branch, tag or commit; null is the default branch
-    language   spoken language, for multilingual checkpoints; English-only ones ignore it
+    language   what a multilingual checkpoint is told to write; null is the dataset's language
     """
 
     path: str = MISSING
     revision: str | None = None
-    language: str = "en"
+    language: str | None = None
 
     @property
     def name(self) -> str:
@@ -46,7 +47,7 @@ class DatasetConfig:
     path          the manifest, or the directory that holds SPLIT.jsonl; the folder; the hub dataset's id;
                   `wq:NAME` for one that ships with wq
     split         which part is transcribed
-    calibration_split   which part calibration may use; never the same as split
+    calibration_split   which part calibration may use
     config, revision    of a hub dataset
     audio_column, text_column, id_column   of a hub dataset; id_column null numbers the rows
     language      decides the text normaliser: `en` is Whisper's English one, anything else the basic one
@@ -108,11 +109,17 @@ class Config:
             raise ConfigurationError(
                 f"granularity={self.granularity} is unknown; choose one of {', '.join(GRANULARITIES)}"
             )
-        for name in ("group", "max_new_tokens", "batch_size", "limit", "resamples"):
+        for name in ("group", "max_new_tokens", "batch_size", "limit"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 remedy = "give a positive number" + (", or null" if name in ("group", "limit") else "")
                 raise ConfigurationError(f"{name}={value} must be at least 1; {remedy}")
+        if self.seed < 0:
+            raise ConfigurationError(f"seed={self.seed} must be at least 0; give another seed")
+        if self.resamples < FEWEST_RESAMPLES:
+            raise ConfigurationError(
+                f"resamples={self.resamples} gives no 95 % interval; give at least {FEWEST_RESAMPLES}"
+            )
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise ConfigurationError(
                 f"device={self.device} is unknown; choose auto, cpu, cuda, or cuda:N for one of several GPUs"

@@ -2,13 +2,16 @@
 
 import os
 import platform
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from wq.study import memory, results, statistics, wer
 from wq.study.datasets import Speech
@@ -24,30 +27,16 @@ from wq.whisper.quantize import quantized_weights
 LIBRARIES = ("wq", "torch", "transformers", "datasets", "jiwer", "whisper-normalizer")
 
 # What is a metric in MLflow; everything else of a row is a parameter. The names are the same everywhere.
+# fmt: off
 METRICS = (
-    *(
-        "wer",
-        "wer_ci_low",
-        "wer_ci_high",
-        "wer_delta",
-        "wer_delta_ci_low",
-        "wer_delta_ci_high",
-        "wer_delta_p",
-    ),
-    *(
-        "cer",
-        "substitutions",
-        "deletions",
-        "insertions",
-        "reference_words",
-        "utterances",
-        "no_worse",
-        "unchanged",
-    ),
-    *("dropped_references", "empty_hypotheses", "repetition_loops", "capped_transcripts", "cut_utterances"),
-    *("linear_bytes", "model_bytes", "bits_per_weight", "compression_ratio", "peak_memory_bytes"),
-    *("rtfx", "audio_seconds", "load_seconds", "quantize_seconds", "features_seconds", "generate_seconds"),
+    "wer", "wer_ci_low", "wer_ci_high", "wer_delta", "wer_delta_ci_low", "wer_delta_ci_high", "wer_delta_p",
+    "cer", "substitutions", "deletions", "insertions", "reference_words", "utterances",
+    "no_worse", "unchanged",
+    "dropped_references", "empty_hypotheses", "repetition_loops", "capped_transcripts", "cut_utterances",
+    "linear_bytes", "model_bytes", "bits_per_weight", "compression_ratio", "peak_memory_bytes",
+    "rtfx", "audio_seconds", "load_seconds", "quantize_seconds", "features_seconds", "generate_seconds",
 )
+# fmt: on
 
 
 @dataclass(frozen=True)
@@ -61,27 +50,48 @@ class Outcome:
 
 def obtain(job: Job, directory: Path, reference: Outcome | None = None) -> Outcome:
     """The point's results: from the store where it has them, else by running it, once however many jobs ask
-    together."""
-    locks = Path(".wq") / "locks"
-    locks.mkdir(parents=True, exist_ok=True)
-    with FileLock(locks / f"{job.spec.fingerprint}.lock"):
+    together. Either way its files are left in the directory."""
+    with alone(job.spec):
         found = None if job.config.rerun else job.store.find(job.spec.fingerprint)
-        if found:
-            outcome = Outcome(job.store.read_result(found), job.store.read_transcripts(found), reused=True)
-        else:
-            outcome = record(job, directory, reference)
-    results.write_row(directory / results.RESULT, outcome.row)
+        if found is None:
+            return record(job, directory, reference)
+        # The same numbers under this job's own names: the model may have been called otherwise before
+        row = job.store.read_result(found) | spec_columns(job.spec) | {"command": job.command}
+        outcome = Outcome(row, job.store.read_transcripts(found), reused=True)
+    write_files(directory, outcome)
     return outcome
+
+
+@contextmanager
+def alone(spec: Spec) -> Iterator[None]:
+    """Nobody else runs this point meanwhile. The operating system frees the lock of a process that dies."""
+    directory = Path(".wq") / "locks"
+    directory.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(directory / f"{spec.fingerprint}.lock")
+    try:
+        lock.acquire(timeout=2)
+    except Timeout:
+        print(f"{spec.point}: waiting for another process that runs it", file=sys.stderr)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def write_files(directory: Path, outcome: Outcome) -> None:
+    """`transcripts.jsonl`, then `result.json`, whose presence says that both are there."""
+    results.write_rows(directory / results.TRANSCRIPTS, outcome.transcripts)
+    results.write_row(directory / results.RESULT, outcome.row)
 
 
 def record(job: Job, directory: Path, reference: Outcome | None) -> Outcome:
     """Run the point under an MLflow run, and leave its files in the directory."""
-    columns = {"point": job.spec.point, **spec_columns(job.spec)}
+    columns = spec_columns(job.spec)
     tags = {FINGERPRINT: job.spec.fingerprint} | {name: str(columns[name]) for name in TAGGED}
     with job.store.running(job.spec.point, tags, os.environ.get(PARENT_VARIABLE)) as run_id:
         outcome = evaluate(job, reference)
-        results.write_rows(directory / results.TRANSCRIPTS, outcome.transcripts)
-        results.write_row(directory / results.RESULT, outcome.row)
+        write_files(directory, outcome)
         metrics = {name: outcome.row[name] for name in METRICS if outcome.row.get(name) is not None}
         parameters = {name: value for name, value in outcome.row.items() if name not in METRICS}
         files = [directory / results.RESULT, directory / results.TRANSCRIPTS]
@@ -94,6 +104,7 @@ def evaluate(job: Job, reference: Outcome | None) -> Outcome:
     config, spec, speech = job.config, job.spec, job.speech
     memory.reset_peak(config.device)
     clock = [time.perf_counter()]
+    loads = load_once.cache_info().misses
     whisper = load_once(job.checkpoint, config.device)
     clock.append(time.perf_counter())
     layers = select(list(walk(whisper.model)), spec.roles)
@@ -105,7 +116,7 @@ def evaluate(job: Job, reference: Outcome | None) -> Outcome:
             longest_first(speech),
             batch_size=config.batch_size,
             max_new_tokens=spec.max_new_tokens,
-            language=config.model.language,
+            language=spec.decoding_language or spec.language,
         )
     size = model_size(whisper.model, layers, *spec.quantizer)
     score = wer.score(
@@ -116,7 +127,6 @@ def evaluate(job: Job, reference: Outcome | None) -> Outcome:
     )
     transcripts = utterance_rows(speech, transcription.transcripts, score)
     row = {
-        "point": spec.point,
         "fingerprint": spec.fingerprint,
         "status": "finished",
         "is_reference": spec.is_reference,
@@ -125,7 +135,8 @@ def evaluate(job: Job, reference: Outcome | None) -> Outcome:
         **(difference_columns(transcripts, reference, spec) if reference else {}),
         **size_columns(size),
         "peak_memory_bytes": memory.peak_bytes(config.device),
-        "load_seconds": clock[1] - clock[0],
+        # not a time where an earlier job of this process has loaded it
+        "load_seconds": clock[1] - clock[0] if load_once.cache_info().misses > loads else None,
         "quantize_seconds": clock[2] - clock[1],
         **transcription_columns(transcription),
         "device": config.device,
@@ -158,6 +169,7 @@ def longest_first(speech: Speech) -> list[int]:
 def spec_columns(spec: Spec) -> Row:
     """The spec as columns of a row."""
     return {
+        "point": spec.point,
         "model": spec.model.name,
         "format": spec.format.name,
         "granularity": spec.granularity,
@@ -165,6 +177,7 @@ def spec_columns(spec: Spec) -> Row:
         "roles": "+".join(spec.roles),
         "dataset": spec.dataset.name,
         "split": spec.split,
+        "language": spec.decoding_language or spec.language,
         "limit": spec.limit,
         "max_new_tokens": spec.max_new_tokens,
         "seed": spec.seed,

@@ -16,6 +16,10 @@ from omegaconf import DictConfig
 FULL_ERROR = "HYDRA_FULL_ERROR"
 
 
+class UnfinishedError(RuntimeError):
+    """Points of a grid have no result."""
+
+
 @dataclass(frozen=True)
 class Sweep:
     """The grid that this process has launched."""
@@ -31,14 +35,17 @@ class Grid(Callback):
     launched: Sweep | None = None
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        from wq.study.results import forget
         from wq.study.tracking import PARENT_VARIABLE, Store, default_uri
 
         overrides = list(config.hydra.overrides.task)
         store = Store(config.tracking_uri or default_uri(), config.experiment_name)
+        store.check()
         store.close_stale()
         identity = hashlib.sha256("\n".join(sorted(overrides)).encode()).hexdigest()[:16]
         parent = store.open_grid(identity, " ".join(overrides) or "grid")
         os.environ[PARENT_VARIABLE] = parent
+        forget(Path(config.hydra.sweep.dir))
         Grid.launched = Sweep(Path(config.hydra.sweep.dir), parent, store)
 
 
@@ -69,7 +76,7 @@ def run_application(application: Callable[[], None]) -> None:
     os.environ[FULL_ERROR] = "1"  # Hydra then raises errors of the configuration instead of printing them
     # A job that is stopped from outside ends as one that is interrupted: its run is closed, its files are
     # whole.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, _interrupt)
     interrupted = False
     try:
         with told():
@@ -81,6 +88,10 @@ def run_application(application: Callable[[], None]) -> None:
         with told():
             finish(Grid.launched, "KILLED" if interrupted else "FAILED" if failures else "FINISHED")
     leave(wants_traceback, 130 if interrupted else 1 if failures else 0)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 def run_plainly(command: Callable[[], None]) -> None:
@@ -114,7 +125,7 @@ def finish(sweep: Sweep, status: str) -> None:
                 print(path)
     finally:
         sweep.store.client.set_terminated(sweep.parent_run, status)
-    if unfinished and not failures:  # they failed in other processes
-        raise RuntimeError(
+    if unfinished and status == "FAILED" and not failures:  # they failed in other processes
+        raise UnfinishedError(
             f"{unfinished} of {len(rows)} points have no result; the same command runs them again"
         )

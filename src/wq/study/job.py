@@ -1,6 +1,7 @@
 """A job before it runs: a checked configuration with the content that it names found and hashed."""
 
 import json
+import shlex
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -10,7 +11,8 @@ from wq.study.config import Config, ConfigurationError, DatasetConfig
 from wq.study.datasets import Speech, load_speech
 from wq.study.spec import Source, Spec, effective_spec
 from wq.study.tracking import Store, default_uri
-from wq.whisper.model import Whisper, content_hash, load, locate
+from wq.whisper.model import MULTILINGUAL_VOCABULARY, Whisper, content_hash, load, locate
+from wq.whisper.roles import expand
 
 
 @dataclass(frozen=True)
@@ -26,35 +28,64 @@ class Job:
 
     def reference(self) -> "Job":
         """The fp32 job that this one is compared with. It is run once, so `rerun` is not for it."""
-        overrides = tuple(text for text in self.overrides if text.startswith(("model", "dataset", "limit")))
+        dropped = ("format", "granularity=", "group=", "roles=", "rerun=")
+        kept = (text for text in self.overrides if not text.startswith(dropped))
         return replace(
             self,
             spec=self.spec.reference(),
             config=replace(self.config, rerun=False),
-            overrides=(*overrides, "format=fp32"),
+            overrides=(*kept, "format=fp32"),
         )
 
     @property
     def command(self) -> str:
-        return " ".join(["python -m wq.main", *self.overrides])
+        """What makes this point again, typed into a shell."""
+        return shlex.join(["python", "-m", "wq.main", *self.overrides])
 
 
 def prepare(config: Config, overrides: list[str]) -> Job:
-    """Everything that can be checked before a model is loaded. Raises ConfigurationError, ModelError,
-    DataError."""
+    """Everything that can be checked before a model is loaded.
+
+    Raises ConfigurationError, ModelError, DataError, StoreError.
+    """
     config.number_format  # noqa: B018  a format that cannot be is refused before anything is read
+    expand(config.roles)
     checkpoint = locate(config.model.path, config.model.revision)
+    multilingual, positions = facts(checkpoint)
+    room = positions - (4 if multilingual else 2)  # start, [language, task,] no timestamps
+    if config.max_new_tokens is not None and config.max_new_tokens > room:
+        raise ConfigurationError(
+            f"max_new_tokens={config.max_new_tokens} does not fit: the decoder has room for {room}; "
+            "give fewer, or null"
+        )
     speech = read_test_set(json.dumps(asdict(config.dataset)), config.limit)
+    if not any(wer.normalise(utterance.text, config.dataset.language) for utterance in speech.utterances):
+        raise ConfigurationError(
+            f"none of the {len(speech.utterances)} references has a word in it; check the dataset's texts"
+        )
     spec = effective_spec(
         config,
         Source(config.model.name, hash_once(checkpoint)),
         Source(config.dataset.name or speech.name, speech.content_hash),
         len(speech.utterances),
         wer.NORMALISER,
+        multilingual,
     )
-    device = resolve_device(config.device)  # last, as it imports torch: what else is wrong is said at once
     store = Store(config.tracking_uri or default_uri(), config.experiment_name)
+    store.check()
+    device = resolve_device(config.device)  # last, as it imports torch: what else is wrong is said at once
     return Job(replace(config, device=device), spec, speech, checkpoint, store, tuple(overrides))
+
+
+def facts(checkpoint: Path) -> tuple[bool, int]:
+    """Whether a checkpoint is multilingual, and how many positions its decoder has, from its files alone."""
+    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    generation = checkpoint / "generation_config.json"
+    settings = json.loads(generation.read_text(encoding="utf-8")) if generation.is_file() else {}
+    multilingual = settings.get("is_multilingual")
+    if multilingual is None:
+        multilingual = config.get("vocab_size", MULTILINGUAL_VOCABULARY) >= MULTILINGUAL_VOCABULARY
+    return bool(multilingual), config.get("max_target_positions", 448)
 
 
 @lru_cache(maxsize=4)

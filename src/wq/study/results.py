@@ -66,6 +66,13 @@ def write_failure(directory: Path, error: Exception) -> None:
     write_whole(directory / ERROR, f"{one_line(error)}\n\n{trace}")
 
 
+def forget(sweep: Path) -> None:
+    """Remove what an earlier grid in the same directory left: its points are not this one's."""
+    for name in (RESULT, TRANSCRIPTS, REFERENCE, ERROR):
+        for path in sweep.glob(f"[0-9]*/{name}"):
+            path.unlink()
+
+
 def collect(sweep: Path) -> list[Row]:
     """One row for every point of a grid, from its jobs' directories: finished, failed, or not finished, and
     their references.

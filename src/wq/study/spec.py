@@ -13,13 +13,14 @@ from wq.catalogue import load_format
 from wq.numerics.effective import point_name, resolve
 from wq.numerics.formats import Format
 from wq.study.config import Config, ConfigurationError
+from wq.whisper.roles import LINEAR_ROLES, expand, shorten
 
 # Raise these when the code gives other numbers for the same settings: stored results are then not taken for
 # new ones.
 NUMERICS_VERSION = 1
 DECODING_VERSION = 1
 
-DEFAULT_ROLES = ("encoder", "decoder")
+DEFAULT_ROLES = shorten(LINEAR_ROLES)
 REFERENCE_FORMAT = "fp32"
 
 
@@ -39,6 +40,7 @@ class Spec:
     dataset: Source
     split: str
     language: str
+    decoding_language: str | None
     limit: int | None
     format: Format
     granularity: str
@@ -72,7 +74,8 @@ class Spec:
         settings = asdict(self)
         for name in ("model", "dataset"):
             settings[name] = settings[name]["content_hash"]
-        del settings["ignored"]
+        # The content hash tells which utterances were chosen, the effective group which scales there are.
+        del settings["ignored"], settings["limit"], settings["format"]["group"]
         # What the format is called changes no number, so the same format under two names is one point.
         del settings["format"]["name"]
         settings["versions"] = [NUMERICS_VERSION, DECODING_VERSION]
@@ -98,28 +101,31 @@ def catalogued(format: Format) -> Format:
         return format
 
 
-def effective_spec(config: Config, model: Source, dataset: Source, utterances: int, normaliser: str) -> Spec:
-    """The effective spec of a configuration; `utterances` is how many the test set has, limit left aside.
+def effective_spec(
+    config: Config, model: Source, dataset: Source, utterances: int, normaliser: str, multilingual: bool
+) -> Spec:
+    """The effective spec of a configuration; `utterances` is how many are transcribed.
 
-    Raises ConfigurationError for a format that cannot be.
+    Raises ConfigurationError for a format that cannot be, or a role that there is not.
     """
     try:
         effective = resolve(config.number_format, config.granularity, config.group)
+        roles = shorten(expand(config.roles))
     except ValueError as error:
         raise ConfigurationError(str(error)) from error
     ignored = list(effective.ignored)
-    roles = tuple(dict.fromkeys(config.roles))
-    if set(roles) == set(DEFAULT_ROLES):
-        roles = DEFAULT_ROLES
     if effective.format.native_cast == REFERENCE_FORMAT:
         ignored += [f"roles=[{','.join(roles)}]"] if roles != DEFAULT_ROLES else []
         roles = DEFAULT_ROLES
+    if config.model.language is not None and not multilingual:
+        ignored.append(f"model.language={config.model.language}")
     return Spec(
         model=model,
         dataset=dataset,
         split=config.dataset.split,
         language=config.dataset.language,
-        limit=config.limit if config.limit and config.limit < utterances else None,
+        decoding_language=(config.model.language or config.dataset.language) if multilingual else None,
+        limit=config.limit if config.limit == utterances else None,
         format=effective.format,
         granularity=effective.granularity,
         group=effective.group,

@@ -1,18 +1,15 @@
-"""The weights of a Whisper model that can be quantized, by role.
+"""The weights of a Whisper model that can be quantized, by role (see `roles`).
 
-Found by walking the model's own structure, never by matching names. Roles:
-
-    encoder.self_attn.{q,k,v,out}   encoder.mlp.{fc1,fc2}
-    decoder.self_attn.{q,k,v,out}   decoder.cross_attn.{q,k,v,out}   decoder.mlp.{fc1,fc2}
-    conv.{conv1,conv2}              embedding (the token embedding and the output head tied to it)
+Found by walking the model's own structure, never by matching names.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 from torch import nn
 from transformers import WhisperForConditionalGeneration
+
+from wq.whisper.roles import LINEAR_ROLES, expand
 
 
 @dataclass(frozen=True)
@@ -26,7 +23,7 @@ class Layer:
     @property
     def is_linear(self) -> bool:
         """Whether it is one of the linear layers of encoder and decoder, whose size the study reports."""
-        return self.role.startswith(("encoder.", "decoder."))
+        return self.role in LINEAR_ROLES
 
     @property
     def matrix_shape(self) -> tuple[int, int]:
@@ -58,18 +55,7 @@ def _weight(module: nn.Module) -> nn.Parameter:
     return module.weight
 
 
-def matches(role: str, pattern: str) -> bool:
-    """Whether a pattern names this role: the role itself, a beginning of it at a dot, or a shell-style
-    pattern."""
-    return role == pattern or role.startswith(f"{pattern}.") or fnmatchcase(role, pattern)
-
-
 def select(layers: Sequence[Layer], roles: Sequence[str]) -> list[Layer]:
-    """The layers that any of the patterns names. Raises ValueError for a pattern that names none."""
-    for pattern in roles:
-        if not any(matches(layer.role, pattern) for layer in layers):
-            known = ", ".join(dict.fromkeys(layer.role for layer in layers))
-            raise ValueError(
-                f"role {pattern} matches no layer; choose among {known}, or the beginning of one"
-            )
-    return [layer for layer in layers if any(matches(layer.role, pattern) for pattern in roles)]
+    """The layers whose role any of the patterns names. Raises ValueError for a pattern that names none."""
+    chosen = expand(roles)
+    return [layer for layer in layers if layer.role in chosen]
