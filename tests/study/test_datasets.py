@@ -260,9 +260,14 @@ GOOD = {"audio_filepath": "a.flac", "text": "hello"}
         ('{"audio_filepath": "a.flac", "text": "hello", "duration": "long"}', "duration='long'"),
         ('{"audio_filepath": "a.flac", "text": "hello", "duration": -1}', "duration=-1"),
         ('{"audio_filepath": "a.flac", "text": "hello", "duration": NaN}', "duration=nan"),
-        ('{"audio_filepath": "a.flac", "text": "hello", "duration": 4.5}', "lasts 0.50 s and not 4.50 s"),
+        ('{"audio_filepath": "a.flac", "text": "hello", "duration": 4.5}', "lasts 0.5 s and not 4.5 s"),
+        ('{"audio_filepath": "a.flac", "text": "hello", "duration": 1e308}', "not 1e+308 s; it is cut"),
+        (f'{{"audio_filepath": "a.flac", "text": "hello", "duration": 1{"0" * 400}}}', "0...; give seconds"),
         ('{"audio_filepath": "a.flac", "text": "hello", "offset": 1.5}', "offset=1.5"),
         ('{"audio_filepath": "a.flac", "text": "hello", "id": "first"}', "the id first is taken by"),
+        (r'{"audio_filepath": "a.flac", "text": "hello \ud83d world"}', r"lone surrogate \ud83d in text"),
+        (r'{"audio_filepath": "\ud83d.flac", "text": "hello"}', r"surrogate \ud83d in audio_filepath"),
+        (r'{"audio_filepath": "a.flac", "text": "hello", "id": "\ud83d"}', r"surrogate \ud83d in id"),
     ],
 )
 def test_bad_lines_are_named(line: str, says: str, tmp_path: Path) -> None:
@@ -273,6 +278,21 @@ def test_bad_lines_are_named(line: str, says: str, tmp_path: Path) -> None:
     text = message(lambda: load_speech(config))
     assert text.startswith(f"{tmp_path / 'corpus' / 'test.jsonl'}:3")
     assert says in text
+
+
+def test_zero_is_an_id_and_a_pair_of_surrogates_is_a_character(tmp_path: Path) -> None:
+    rows = [{**GOOD, "id": 0}, {**GOOD, "id": 1, "text": "\U0001f600"}, {**GOOD, "id": ""}]
+    utterances = load_speech(manifest(tmp_path, rows)).utterances
+    assert [utterance.id for utterance in utterances] == ["0", "1", "a"]
+    assert utterances[1].text == "\U0001f600"
+
+
+def test_the_remedy_for_an_id_taken_twice_fits_the_source(tmp_path: Path) -> None:
+    config = manifest(tmp_path, [GOOD, GOOD])
+    assert "own in the key id" in message(lambda: load_speech(config))
+    (tmp_path / "transcripts.txt").write_text("a.flac one\na.flac two\n")
+    folder = DatasetConfig(source="folder", path=str(tmp_path))
+    assert "or rename the files" in message(lambda: load_speech(folder))
 
 
 def test_bad_cells_of_tables_are_named(tmp_path: Path) -> None:

@@ -28,6 +28,13 @@ __all__ = ["DataError", "Speech", "Utterance", "load_speech"]
 # Seconds by which a stated duration may be off; beyond, the file is cut off or is another recording
 DURATION_TOLERANCE = 0.5
 
+# How utterances get ids of their own, for the values of dataset.source
+OWN_IDS = {
+    "manifest": "give each line its own in the key id",
+    "folder": "give each row its own in a column (or key) id, or rename the files",
+    "hub": "choose another dataset.id_column, or null, which numbers the rows",
+}
+
 
 @dataclass(frozen=True)
 class Utterance:
@@ -99,8 +106,7 @@ def load_speech(config: DatasetConfig, *, split: str | None = None, limit: int |
     for entry in islice(SOURCES[config.source](config, split), limit):
         if entry.id in places:
             raise DataError(
-                f"{entry.where}: the id {entry.id} is taken by {places[entry.id]}; give each utterance its "
-                "own (manifest: the key id; hub: dataset.id_column, null numbers the rows)"
+                f"{entry.where}: the id {entry.id} is taken by {places[entry.id]}; {OWN_IDS[config.source]}"
             )
         places[entry.id] = entry.where
         utterances.append(_examine(entry))
@@ -116,7 +122,7 @@ def _examine(entry: Entry) -> Utterance:
     seconds = measure(encoded, entry)
     if entry.duration is not None and abs(entry.duration - seconds) > DURATION_TOLERANCE:
         raise DataError(
-            f"{entry.where}: {entry.audio} lasts {seconds:.2f} s and not {entry.duration:.2f} s; "
+            f"{entry.where}: {entry.audio} lasts {seconds:.6g} s and not {entry.duration:.6g} s; "
             "it is cut off or another recording: restore it, or correct duration"
         )
     return Utterance(entry, seconds, hashlib.sha256(encoded).hexdigest())

@@ -15,6 +15,7 @@ from wq.study.audio import SUFFIXES, DataError, Entry
 TABLES = ("transcripts", "metadata")
 FILE_COLUMNS = ("audio_filepath", "file_name", "filename", "file", "path", "audio", "id")
 TEXT_COLUMNS = ("text", "transcription", "transcript", "sentence")
+BRIEF = 60  # characters of a faulty value that an error quotes
 
 
 def manifest_entries(file: Path) -> Iterator[Entry]:
@@ -62,7 +63,7 @@ def json_entries(
             raise DataError(f"{where} is no JSON object; each line is one, with audio_filepath and text")
         if row.get("offset"):
             raise DataError(
-                f"{where} has offset={row['offset']}; segments are not read: cut the audio into files"
+                f"{where} has offset={_brief(row['offset'])}; segments are not read: cut the audio into files"
             )
         yield _entry(row, file, where, file_columns, text_columns)
 
@@ -102,7 +103,7 @@ def _entry(
         raise DataError(f"{where} names no audio file; give its path")
     audio = _audio_file(table.parent, name, where)
     return Entry(
-        id=str(row.get("id") or audio.stem),
+        id=_identifier(row.get("id"), where) or audio.stem,
         text=text.strip(),
         where=where,
         audio=str(audio),
@@ -118,8 +119,31 @@ def _cell(row: dict[str, Any], columns: tuple[str, ...], where: str) -> str:
             f"{where} lacks {' or '.join(columns)}; every utterance has an audio file and its text"
         )
     if not isinstance(row[column], str):
-        raise DataError(f"{where} has {column}={row[column]!r}; it must be a string")
-    return row[column]
+        raise DataError(f"{where} has {column}={_brief(row[column])}; it must be a string")
+    return _encodable(row[column], column, where)
+
+
+def _identifier(value: Any, where: str) -> str:
+    """An id as it is given, which may be the number 0; empty where none is."""
+    return "" if value is None else _encodable(str(value), "id", where)
+
+
+def _encodable(text: str, column: str, where: str) -> str:
+    """The text. JSON can spell halves of characters, which no file and no tokenizer takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{where} has the lone surrogate {ascii(text[error.start])[1:-1]} in {column}; "
+            "it is half of a character: export the line anew, or remove it"
+        ) from error
+    return text
+
+
+def _brief(value: Any) -> str:
+    """A value as an error shows it: in one line of a readable length."""
+    text = repr(value)
+    return text if len(text) <= BRIEF else f"{text[:BRIEF]}..."
 
 
 def _seconds(value: Any, where: str) -> float | None:
@@ -127,10 +151,10 @@ def _seconds(value: Any, where: str) -> float | None:
         return None
     try:
         seconds = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         seconds = 0.0
     if not seconds > 0:
-        raise DataError(f"{where} has duration={value!r}; give seconds above 0, or leave it out")
+        raise DataError(f"{where} has duration={_brief(value)}; give seconds above 0, or leave it out")
     return seconds
 
 
