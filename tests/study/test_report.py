@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wq.commands.report import HELP, chosen
 from wq.study.figures import HEIGHT, WIDTH, place_labels, size_axis, wer_axis
 from wq.study.report import format_csv, format_line, format_table, write_report
 from wq.study.scenes import SCENE, scenes
@@ -164,6 +165,120 @@ def test_points_are_compared_only_within_one_model_and_test_set():
         "nano, commands clean, 8 utterances at most",
     ]
     assert [scene.on_front for scene in groups] == [[True, False], [True], [True], [True], [True]]
+
+
+def compared(point: str, megabytes: float, reference: str, **columns) -> dict:
+    """A row with the fingerprint of the job it is compared with, or its own where it is that job."""
+    return row(
+        point, megabytes, 0.1, **{"fingerprint" if point == "fp32" else "reference": reference}, **columns
+    )
+
+
+def test_what_only_shares_its_names_is_not_compared():
+    rows = [
+        compared(point, size, key)
+        for key in ("aaaaaaaa", "bbbbbbbb")
+        for point, size in (("fp32", 4), ("int4", 1))
+    ]
+    groups = scenes([rows[0], rows[2], rows[3], rows[1]])
+    assert [scene.rows for scene in groups] == [[rows[1], rows[0]], [rows[3], rows[2]]]
+    assert [scene.reference for scene in groups] == [rows[0], rows[2]]
+    assert [scene.name for scene in groups] == [
+        "nano, commands clean, reference aaaaaa",
+        "nano, commands clean, reference bbbbbb",
+    ]
+    assert [scene.name for scene in scenes(rows[:2])] == ["nano, commands clean"]
+
+
+def test_titles_say_in_what_scenes_differ():
+    groups = scenes(
+        [
+            compared("int4", 1, "aaaaaaaa", seed=0, max_new_tokens=None, resamples=100),
+            compared("int4", 1, "bbbbbbbb", seed=0, max_new_tokens=64, resamples=100),
+            compared("int4", 1, "cccccccc", seed=1, max_new_tokens=None, resamples=100),
+            compared("int4", 1, "dddddddd", seed=1, max_new_tokens=None, resamples=100),
+            compared("int4", 1, "eeeeeeee", seed=0, limit=8, resamples=100),
+        ]
+    )
+    assert [scene.name.removeprefix("nano, commands clean, ") for scene in groups] == [
+        "seed 0",
+        "max_new_tokens 64, seed 0",
+        "seed 1, reference cccccc",
+        "seed 1, reference dddddd",
+        "8 utterances at most",
+    ]
+
+
+def test_help_has_each_example_on_a_line_of_its_own():
+    examples = HELP.split("\n\n")[-1].split("\n")
+    assert len(examples) == HELP.count("  wq report") == 6
+    assert all(re.fullmatch(r"  wq report( \w+=\S+)*   +\S.*", line) for line in examples)
+    assert max(map(len, examples)) <= 110
+
+
+def test_filters_keep_the_references_of_what_remains():
+    rows = [
+        compared(point, 1, key, model=model)
+        for key, model in (("aaaaaaaa", "nano"), ("bbbbbbbb", "tiny"))
+        for point in ("fp32", "int4", "int8")
+    ]
+    assert chosen(rows, {"format": "int4,nvfp4"}) == [rows[0], rows[1], rows[3], rows[4]]
+    assert chosen(rows, {"format": "int4", "model": "tiny"}) == [rows[3], rows[4]]
+    assert chosen(rows, {"format": "nvfp4"}) == []
+    assert chosen(rows, {}) == rows
+    with pytest.raises(ValueError, match="colour is no column"):
+        chosen(rows, {"colour": "red"})
+
+
+def test_names_of_failed_points_are_what_they_differ_in():
+    shared = "dataset=manifest dataset.path=/tmp/a directory/of/recordings"
+    rows = [
+        {"point": f"{shared} {rest}", "status": "failed", "error": "no"}
+        for rest in ("format=int4", "format=int4 group=7", f"format=nvfp4 model.path=/{'m' * 40}/x")
+    ]
+    assert format_table(rows) == (
+        f"""\
+3 without a result
+  format=int4                       no
+  format=int4 group=7               no
+  …{"m" * 29}/x  no"""
+    )
+    assert "  …ctory/of/recordings format=int4  no" in format_table(rows[:1])
+    unnamed = [{"point": f"job {n}", "status": "failed", "error": "no"} for n in range(2)]
+    assert "  job 1  no" in format_table(unnamed)
+
+
+def test_csv_has_no_formulas_and_no_columns_that_nothing_fills():
+    rows = [row("fp32", 1, 0.1, note=text, wer_delta=-0.5) for text in ("=1+1", "+1", "-1", "@x", "x=1")]
+    table = list(csv.DictReader(format_csv(rows).splitlines()))
+    assert [entry["note"] for entry in table] == ["'=1+1", "'+1", "'-1", "'@x", "x=1"]
+    assert {entry["wer_delta"] for entry in table} == {"-0.5"}
+    assert not {"activation", "kv_cache", "smoothquant", "kv_cache_bytes", "memory_bytes"} & set(table[0])
+    assert "activation" in format_csv([row("int4", 1, 0.1, activation="int8")]).split("\n")[0].split(",")
+
+
+@pytest.mark.parametrize("roles", ["encoder+decoder+conv", "embedding", "*"])
+def test_where_more_than_linear_layers_is_quantized_the_whole_model_counts(roles, tmp_path):
+    rows = [
+        row("fp32", 8, 0.05, model_bytes=12_000_000, roles="encoder+decoder"),
+        row("int8", 2, 0.06, model_bytes=5_000_000, roles="encoder+decoder"),
+        row("int4", 3, 0.06, model_bytes=4_000_000, roles=roles),
+    ]
+    [scene] = scenes(rows)
+    assert [entry["point"] for entry in scene.rows] == ["int4", "int8", "fp32"]
+    assert scene.on_front == [True, False, True]
+    lines = format_table(rows).split("\n")
+    assert "  model MB  " in lines[1]
+    assert "  4.00  " in lines[2]
+    assert "4.00 model MB" in format_line(rows[2])
+    assert "2.00 MB" in format_line(rows[1])
+    assert "Whole model, MB" in page(rows, tmp_path).text["text"]
+    assert "Linear layers with their scales, MB" in page(rows[:2], tmp_path).text["text"]
+
+
+def test_the_ratio_is_of_checkpoints_at_fp16(tmp_path):
+    meanings = [value for name, value in page(ROWS, tmp_path).attributes if name == "title"]
+    assert "the whole checkpoint at fp16 over this one" in meanings
 
 
 def test_smallest_without_a_significant_loss():

@@ -24,6 +24,7 @@ COLOURS = (
 CAST_COLOUR = "#76818d"
 SHAPES = {"none": "diamond", "tensor": "square", "channel": "triangle-up", "group": "circle"}
 
+LINEAR_SIZE, MODEL_SIZE = "Linear layers with their scales, MB", "Whole model, MB"  # what x may be
 LINES = "Steps: Pareto front. Dashes: reference. Bars: 95 % confidence intervals. Faint: off the front."
 
 # Beyond this ratio of the worst rate to the best, a linear axis would press the good points onto one line.
@@ -144,11 +145,13 @@ def format_colours(marks: Sequence[Mark]) -> dict[str, str]:
     return casts | {name: COLOURS[n % len(COLOURS)] for n, name in enumerate(quantized)}
 
 
-def pareto_panel(marks: Sequence[Mark], colours: dict[str, str], title: str = "") -> "alt.LayerChart":
+def pareto_panel(
+    marks: Sequence[Mark], colours: dict[str, str], size: str = LINEAR_SIZE, title: str = ""
+) -> "alt.LayerChart":
     """The points of one model and test set, their intervals and front, and the reference's rate across.
 
-    The layer `points` holds one symbol for each mark, in the order given. A panel with a title says what its
-    lines are.
+    The layer `points` holds one symbol for each mark, in the order given. `size` says what the marks' sizes
+    are of. A panel with a title says what its lines are.
     """
     import altair as alt
 
@@ -157,7 +160,7 @@ def pareto_panel(marks: Sequence[Mark], colours: dict[str, str], title: str = ""
     formats = [name for name in colours if any(mark.format == name for mark in marks)]
     granularities = [name for name in SHAPES if any(mark.granularity == name for mark in marks)]
 
-    x = alt.X("size:Q", title="Linear layers with their scales, MB")
+    x = alt.X("size:Q", title=size)
     x = x.scale(type=sizes.kind, domain=[sizes.low, sizes.high], nice=False)
     x = x.axis(values=sizes.ticks, format="~r", labelOverlap="greedy")
     y_scale = alt.Scale(type=rates.kind, domain=[rates.low, rates.high], nice=False, zero=False)

@@ -89,7 +89,7 @@ VARYING = (
     setting("Activation", "precision of the activations", "activation"),
     setting("KV cache", "precision of keys and values", "kv_cache"),
     setting("SmoothQuant", "smoothing before quantization", "smoothquant"),
-    setting("Layers", "which linear layers are quantized", "roles"),
+    setting("Layers", "which layers are quantized", "roles"),
 )
 RESULTS = (
     rate("WER %", "word error rate, pooled over the test set", "wer"),
@@ -105,7 +105,7 @@ RESULTS = (
     size("Linear MB", "linear layers with their scales, 10^6 bytes", "linear_bytes"),
     plain("Bits/weight", "of the linear layers, scales included", "bits_per_weight", 2),
     size("Model MB", "the whole checkpoint, 10^6 bytes", "model_bytes"),
-    plain("Ratio", "the full-precision checkpoint's size over this one's", "compression_ratio", 2),
+    plain("Ratio", "the whole checkpoint at fp16 over this one", "compression_ratio", 2),
     rate("Same %", "transcripts identical to the reference's", "unchanged", 1, minor=True),
     rate("No worse %", "utterances with no more errors than the reference makes", "no_worse", 1, minor=True),
     plain("Sub", "substituted words", "substitutions", minor=True),
@@ -177,9 +177,10 @@ def _facts(scene: Scene) -> str:
         "Smallest without a significant loss": scene.smallest_without_loss,
         "Smallest of all": None if scene.smallest_without_loss is scene.rows[0] else scene.rows[0],
     }
+    unit = "model MB" if scene.is_whole_model else "MB"
     return "".join(
         f"<div><dt>{title}</dt><dd><b>{escape(name(row))}</b>{percent(number(row, 'wer'))} % WER, "
-        f"{megabytes(number(row, 'linear_bytes'))} MB</dd></div>"
+        f"{megabytes(number(row, scene.size_column))} {unit}</dd></div>"
         for title, row in facts.items()
         if row is not None
     )

@@ -4,8 +4,8 @@ A row is the flat content of a `result.json`. Rows come from any version and may
 """
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,30 +13,46 @@ from wq.study.pareto import front
 
 Row = dict[str, Any]
 
-SCENE = ("model", "dataset", "split", "limit")
+SCENE = ("model", "dataset", "split", "limit")  # tells scenes apart where rows name no reference
+TOLD_APART = ("max_new_tokens", "seed", "resamples")  # and the reference, where these are the same
+BEYOND_LINEAR = ("conv", "embedding", "*")  # roles with any of these in them are not of linear layers alone
 
 
 @dataclass(frozen=True)
 class Scene:
-    """The finished points of one model on one test set, by size: they share a front and a reference."""
+    """The finished points of one model on one test set, by size: they share a front and a reference.
+
+    `note` is what tells it from another scene of the same names.
+    """
 
     rows: list[Row]
+    note: str = ""
 
     @property
     def name(self) -> str:
         model, dataset, split, limit = (self.rows[0].get(column) for column in SCENE)
         test_set = " ".join(str(part) for part in (dataset, split) if part is not None)
         parts = [model, test_set or None, f"{limit} utterances at most" if limit is not None else None]
-        return ", ".join(str(part) for part in parts if part is not None) or "all points"
+        named = ", ".join(str(part) for part in parts if part is not None) or "all points"
+        return f"{named}, {self.note}" if self.note else named
+
+    @cached_property
+    def size_column(self) -> str:
+        return size_column(self.rows)
+
+    @property
+    def is_whole_model(self) -> bool:
+        """Whether its sizes are those of whole checkpoints."""
+        return self.size_column == "model_bytes"
 
     @cached_property
     def on_front(self) -> list[bool]:
-        return front([(number(row, "linear_bytes"), number(row, "wer")) for row in self.rows])
+        return front([(number(row, self.size_column), number(row, "wer")) for row in self.rows])
 
     @property
     def drawn(self) -> list[int]:
         """Which rows have both a size and an error rate, and so a place in the picture."""
-        places = [(number(row, "linear_bytes"), number(row, "wer")) for row in self.rows]
+        places = [(number(row, self.size_column), number(row, "wer")) for row in self.rows]
         return [
             n for n, (size, wer) in enumerate(places) if size and size > 0 and wer is not None and wer >= 0
         ]
@@ -53,12 +69,56 @@ class Scene:
 
 
 def scenes(rows: Iterable[Row]) -> list[Scene]:
-    """The finished rows, grouped by model and test set in order of appearance."""
-    groups: dict[tuple, list[Row]] = {}
+    """The finished rows, grouped by the reference they are compared with, in order of appearance."""
+    groups: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
         if is_finished(row):
-            groups.setdefault(tuple(str(row.get(column)) for column in SCENE), []).append(row)
-    return [Scene(sorted(group, key=_by_size)) for group in groups.values()]
+            groups.setdefault(_identity(row), []).append(row)
+    found = [Scene(_by_size(group)) for group in groups.values()]
+    return _told_apart(_told_apart(found, _settings), _reference)
+
+
+def reference_of(row: Row) -> str | None:
+    """The fingerprint of the full-precision job that a row is compared with, or is; None where unknown.
+
+    It covers the content of model and test set and all settings of decoding and statistics, so that names
+    that happen to be the same make no two things comparable.
+    """
+    fingerprint = row.get("fingerprint" if row.get("is_reference") else "reference")
+    return fingerprint if isinstance(fingerprint, str) and fingerprint else None
+
+
+def _identity(row: Row) -> tuple[str, ...]:
+    reference = reference_of(row)
+    return (reference,) if reference else tuple(str(row.get(column)) for column in SCENE)
+
+
+def _told_apart(found: list[Scene], tell: Callable[[Scene, list[Scene]], str]) -> list[Scene]:
+    """The scenes, those of the same name with a note beside it of what tells each from the others."""
+    named: dict[str, list[Scene]] = {}
+    for scene in found:
+        named.setdefault(scene.name, []).append(scene)
+
+    def noted(scene: Scene, namesakes: list[Scene]) -> Scene:
+        if len(namesakes) == 1:
+            return scene
+        return replace(scene, note=", ".join(filter(None, (scene.note, tell(scene, namesakes)))))
+
+    return [noted(scene, named[scene.name]) for scene in found]
+
+
+def _settings(scene: Scene, namesakes: list[Scene]) -> str:
+    """Those settings of a scene in which it and its namesakes are not all the same."""
+    varying = (
+        column for column in TOLD_APART if len({distinct(other.rows, column) for other in namesakes}) > 1
+    )
+    values = ((column, distinct(scene.rows, column)) for column in varying)
+    return ", ".join(f"{column} {value}" for column, value in values if value)
+
+
+def _reference(scene: Scene, namesakes: list[Scene]) -> str:
+    reference = reference_of(scene.rows[0])
+    return f"reference {reference[:6]}" if reference else ""
 
 
 def is_finished(row: Row) -> bool:
@@ -69,10 +129,22 @@ def unfinished(rows: Iterable[Row]) -> list[Row]:
     return [row for row in rows if not is_finished(row)]
 
 
-def _by_size(row: Row) -> tuple[float, float, str]:
-    keys = (number(row, column) for column in ("linear_bytes", "wer"))
-    size, wer = (math.inf if key is None else key for key in keys)
-    return size, wer, name(row)
+def size_column(rows: Iterable[Row]) -> str:
+    """Which size tells the rows apart: the linear layers', or the whole checkpoint's where any of them
+    quantizes more than linear layers."""
+    roles = [str(row.get("roles")) for row in rows]
+    beyond = any(part in names for part in BEYOND_LINEAR for names in roles)
+    return "model_bytes" if beyond else "linear_bytes"
+
+
+def _by_size(rows: list[Row]) -> list[Row]:
+    columns = (size_column(rows), "wer")
+
+    def key(row: Row) -> tuple[float, float, str]:
+        size, wer = (math.inf if (n := number(row, column)) is None else n for column in columns)
+        return size, wer, name(row)
+
+    return sorted(rows, key=key)
 
 
 def name(row: Row) -> str:

@@ -15,6 +15,7 @@ function summary(row) {
   if (typeof row.wer_delta === "number")
     lines.push(`change ${signed(row.wer_delta)} ${interval(row, "wer_delta", signed)}`);
   if (typeof row.linear_bytes === "number") lines.push(`linear layers ${(row.linear_bytes / 1e6).toFixed(2)} MB`);
+  if (typeof row.model_bytes === "number") lines.push(`whole model ${(row.model_bytes / 1e6).toFixed(2)} MB`);
   if (typeof row.bits_per_weight === "number") lines.push(`${row.bits_per_weight.toFixed(2)} bits per weight`);
   return lines.join("\n");
 }
