@@ -4,6 +4,7 @@ that can be mistyped."""
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -123,6 +124,45 @@ def test_one_job_prints_its_line(wq: Run, tmp_path: Path):
     assert "%" in line
 
 
+def test_a_renamed_checkpoint_is_the_same_point_under_its_own_name(wq: Run, tmp_path: Path):
+    from wq.whisper.model import locate
+
+    shutil.copytree(locate("wq:nano"), tmp_path / "copy")
+    arguments = ("format=int4", "limit=3", "resamples=50")
+    wq(*arguments)
+    again = wq("model.path=./copy", *arguments)
+    assert "(from the store)" in again.stdout
+    directory = max(tmp_path.glob("outputs/*/*"))
+    row = json.loads((directory / "result.json").read_text())
+    assert row["model"] == "copy"
+    assert row["limit"] == 3
+    assert row["command"] == "python -m wq.main model.path=./copy format=int4 limit=3 resamples=50"
+    assert len((directory / "transcripts.jsonl").read_text().splitlines()) == 3
+
+
+def test_a_job_in_the_background_is_stopped_by_sigterm(tmp_path: Path):
+    """A shell starts background jobs with SIGINT ignored; SIGTERM must end them all the same."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW", "WQ"))}
+    job = subprocess.Popen(
+        [sys.executable, "-m", "wq.main", "format=int4", "batch_size=1"],
+        cwd=tmp_path,
+        env=environment | {"OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    )
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob(".wq/locks/*.lock")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(4)  # into the transcription
+    job.send_signal(signal.SIGTERM)
+    _, stderr = job.communicate(timeout=30)
+    assert job.returncode == 130, stderr
+    assert stderr.strip().endswith("interrupted")
+    assert {run.info.status for run in runs_of(tmp_path, "KILLED")} == {"KILLED"}
+    assert not list(tmp_path.rglob("result.json"))
+
+
 def test_a_failing_job_leaves_the_others(wq: Run, tmp_path: Path):
     grid = wq("-m", "roles=[encoder],[decodr]", "limit=2", "resamples=50")
     assert grid.returncode == 1
@@ -166,8 +206,6 @@ def no_whisper(directory: Path) -> None:
 
 
 def corrupt_checkpoint(directory: Path) -> None:
-    import shutil
-
     from wq.whisper.model import locate
 
     shutil.copytree(locate("wq:nano"), directory / "nano")
