@@ -1,12 +1,16 @@
 """The store, on a real SQLite file: found again by fingerprint, prepared once, closed after the dead."""
 
+import shutil
+import sqlite3
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
 from wq.study import results
-from wq.study.tracking import FAILURE, FINGERPRINT, PID, Store
+from wq.study.tracking import FAILURE, FINGERPRINT, PID, Store, StoreError, without_password
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +86,116 @@ def test_runs_of_dead_processes_are_closed(store):
     }
     assert status == {"dead": "KILLED", "alive": "RUNNING"}
     assert store.client.get_run(elsewhere).info.status == "RUNNING"
+
+
+def test_a_run_that_vanished_is_not_closed(store):
+    run = store.create_run("run", {})
+    store.client.delete_run(run)
+    assert not store._close(run)
+    assert not store._close("0" * 32)
+
+
+def refusal(act):
+    """The error's text, which must be one line."""
+    with pytest.raises(StoreError) as caught:
+        act()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "uri", ["mlruns", "sqlite", "file:///mlruns", "ftp://host", "sqlit:///a.db", "postgres://host"]
+)
+def test_a_uri_that_leads_to_no_store_is_refused_without_mlflow(uri):
+    script = (
+        "import sys; from wq.study.tracking import Store, StoreError\n"
+        "try: Store(sys.argv[1], 'wq').check()\n"
+        "except StoreError as error: print(error, 'mlflow' in sys.modules)"
+    )
+    said = subprocess.run([sys.executable, "-c", script, uri], capture_output=True, text=True, check=True)
+    assert said.stdout.startswith(f"tracking_uri={uri} leads to no store; it starts with one of sqlite, ")
+    assert said.stdout.endswith("False\n")
+
+
+@pytest.mark.parametrize("uri", ["sqlite://", "sqlite:///", "sqlite:///:memory:", "sqlite:mlflow.db"])
+def test_an_sqlite_store_is_a_file(uri):
+    assert "names no file; give sqlite:///mlflow.db" in refusal(Store(uri, "wq").check)
+
+
+@pytest.mark.parametrize(
+    "uri", ["http://127.0.0.1:9", "https://127.0.0.1:9/", "postgresql+psycopg2://me:secret@127.0.0.1:9/wq"]
+)
+def test_a_server_that_is_down_is_told_soon(uri, capfd):
+    start = time.monotonic()
+    text = refusal(Store(uri, "wq").check)
+    assert time.monotonic() - start < 5
+    assert text.startswith(f"tracking_uri={without_password(uri)} cannot be used (")
+    assert "Connection refused" in text
+    assert "start the server" in text
+    assert "secret" not in text
+    assert capfd.readouterr().err == ""
+
+
+def test_a_file_that_is_no_store_is_refused(tmp_path):
+    (tmp_path / "text").write_text("no database, and long enough to be told from one " * 10)
+    (tmp_path / "folder").mkdir()
+    with sqlite3.connect(tmp_path / "newer.db") as other:
+        other.execute("create table alembic_version (version_num text)")
+        other.execute("insert into alembic_version values ('from the future')")
+    for name in ("text", "folder", "newer.db", "text/below.db"):
+        uri = f"sqlite:///{tmp_path / name}"
+        text = refusal(Store(uri, "wq").check)
+        assert text.startswith(f"tracking_uri={uri} cannot be used (")
+        assert text.endswith("or give tracking_uri=sqlite:///mlflow.db")
+
+
+def test_a_deleted_experiment_is_named_with_its_remedy(database):
+    store = Store(f"sqlite:///{database}", "deleted")
+    store.check()
+    store.client.delete_experiment(store.experiment_id)
+    for act in (Store(store.uri, "deleted").check, Store(store.uri, "deleted").finished_rows):
+        text = refusal(act)
+        assert "experiment_name=deleted" in text
+        assert f"mlflow experiments restore -x {store.experiment_id})" in text
+
+
+@pytest.mark.parametrize("artifact", [results.RESULT, results.TRANSCRIPTS])
+@pytest.mark.parametrize("content", [None, "{"])
+def test_a_run_without_its_results_is_not_found(store, tmp_path, capsys, artifact, content):
+    whole = finish(store, "abc", tmp_path, wer=0.25)
+    broken = finish(store, "abc", tmp_path, wer=0.5)
+    path = artifacts(store, broken) / artifact
+    path.unlink() if content is None else path.write_text(content)
+    assert store.find("abc").info.run_id == whole
+    said = capsys.readouterr().err
+    assert said.startswith(f"run {broken} is passed over")
+    assert said.count("\n") == 1
+    shutil.rmtree(artifacts(store, whole))
+    assert store.find("abc") is None
+
+
+def artifacts(store, run_id):
+    return Path(store.client.get_run(run_id).info.artifact_uri.removeprefix("file://"))
+
+
+def test_the_report_leaves_out_runs_without_their_results(store, tmp_path, capsys):
+    finish(store, "xyz", tmp_path, wer=0.75)
+    for _ in range(2):
+        shutil.rmtree(artifacts(store, finish(store, "abc", tmp_path, wer=0.5)))
+    assert [row["fingerprint"] for row in store.finished_rows()] == ["xyz"]
+    assert capsys.readouterr().err == "2 finished runs are left out: their result.json cannot be read\n"
+
+
+def test_looking_creates_nothing(store, tmp_path):
+    nowhere = tmp_path / "below" / "mlflow.db"
+    text = refusal(Store(f"sqlite:///{nowhere}", "wq").finished_rows)
+    assert text.startswith(f"no store at {nowhere}; run some jobs with python -m wq.main")
+    assert list(tmp_path.iterdir()) == []
+    store.check()
+    text = refusal(Store(store.uri, "nosuch").finished_rows)
+    assert "experiment_name=nosuch is not in" in text
+    assert store.experiment in text
+    assert store.client.get_experiment_by_name("nosuch") is None
 
 
 def test_processes_that_meet_a_fresh_store_do_not_disturb_each_other(tmp_path):
