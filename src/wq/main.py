@@ -31,6 +31,7 @@ def run(config: Config, directory: Path, overrides: list[str]) -> None:
     from wq.study.job import prepare
 
     job = prepare(config, overrides)
+    # After it, as they import torch: what is wrong with the configuration is said before
     from wq.study import evaluation, report, results
 
     for setting in job.spec.ignored:

@@ -11,7 +11,7 @@ from wq.study.config import Config, ConfigurationError, DatasetConfig
 from wq.study.datasets import Speech, load_speech
 from wq.study.spec import Source, Spec, effective_spec
 from wq.study.tracking import Store, default_uri
-from wq.whisper.model import MULTILINGUAL_VOCABULARY, Whisper, content_hash, load, locate
+from wq.whisper.model import Whisper, content_hash, facts, load, locate, prompt_length
 from wq.whisper.roles import expand
 
 
@@ -52,7 +52,7 @@ def prepare(config: Config, overrides: list[str]) -> Job:
     expand(config.roles)
     checkpoint = locate(config.model.path, config.model.revision)
     multilingual, positions = facts(checkpoint)
-    room = positions - (4 if multilingual else 2)  # start, [language, task,] no timestamps
+    room = positions - prompt_length(multilingual)
     if config.max_new_tokens is not None and config.max_new_tokens > room:
         raise ConfigurationError(
             f"max_new_tokens={config.max_new_tokens} does not fit: the decoder has room for {room}; "
@@ -75,17 +75,6 @@ def prepare(config: Config, overrides: list[str]) -> Job:
     store.check()
     device = resolve_device(config.device)  # last, as it imports torch: what else is wrong is said at once
     return Job(replace(config, device=device), spec, speech, checkpoint, store, tuple(overrides))
-
-
-def facts(checkpoint: Path) -> tuple[bool, int]:
-    """Whether a checkpoint is multilingual, and how many positions its decoder has, from its files alone."""
-    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
-    generation = checkpoint / "generation_config.json"
-    settings = json.loads(generation.read_text(encoding="utf-8")) if generation.is_file() else {}
-    multilingual = settings.get("is_multilingual")
-    if multilingual is None:
-        multilingual = config.get("vocab_size", MULTILINGUAL_VOCABULARY) >= MULTILINGUAL_VOCABULARY
-    return bool(multilingual), config.get("max_target_positions", 448)
 
 
 @lru_cache(maxsize=4)

@@ -64,9 +64,7 @@ class Whisper:
     @property
     def max_new_tokens(self) -> int:
         """The room that the decoder's positions leave after the prompt."""
-        # <|startoftranscript|> (language, task) <|notimestamps|>
-        prompt = 4 if self.is_multilingual else 2
-        return self.model.config.max_target_positions - prompt
+        return self.model.config.max_target_positions - prompt_length(self.is_multilingual)
 
 
 def locate(path: str, revision: str | None = None) -> Path:
@@ -120,6 +118,22 @@ def check(directory: Path, path: str) -> None:
                 f"model.path={path} has no {needed}; copy {' or '.join(names)} into the checkpoint"
             )
     _check_weights(directory, path)
+
+
+def prompt_length(multilingual: bool) -> int:
+    """Tokens before the text: start, a multilingual model's language and task, no timestamps."""
+    return 4 if multilingual else 2
+
+
+def facts(checkpoint: Path) -> tuple[bool, int]:
+    """Whether a checkpoint is multilingual, and how many positions its decoder has, from its files alone."""
+    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    generation = checkpoint / "generation_config.json"
+    settings = json.loads(generation.read_text(encoding="utf-8")) if generation.is_file() else {}
+    multilingual = settings.get("is_multilingual")
+    if multilingual is None:
+        multilingual = config.get("vocab_size", MULTILINGUAL_VOCABULARY) >= MULTILINGUAL_VOCABULARY
+    return bool(multilingual), config.get("max_target_positions", 448)
 
 
 def content_hash(directory: Path) -> str:
