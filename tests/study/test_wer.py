@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wq.study import wer
-from wq.study.wer import ends_in_loop, normalise, score
+from wq.study.wer import alignment, ends_in_loop, normalise, score
 
 # reference, hypothesis: substitutions, deletions, insertions, reference words after normalisation
 PAIRS = {
@@ -167,6 +167,38 @@ def test_counts_add_up_and_equal_jiwer_on_plain_words(pairs):
         result.words.sum() == result.reference_words == result.hits + result.substitutions + result.deletions
     )
     assert len(result.errors) == len(result.words) == len(result.ids) == result.utterances == len(kept)
+
+
+@pytest.mark.parametrize(
+    ("reference", "hypothesis", "language", "expected"),
+    [
+        ("Turn it off!", "turn it off", "en", "turn it off"),
+        ("turn the light on", "turn a light on now", "en", "turn the>a light on +now"),
+        ("the colour is twenty five", "color is 26", "en", "-the color is 25>26"),
+        ("open it", "?!", "en", "-open -it"),
+        ("[noise]", "thank you", "en", "+thank +you"),
+        ("", "", "en", ""),
+        ("你好", "你们好", "zh", "你 +们 好"),
+    ],
+)
+def test_alignments_by_hand(reference, hypothesis, language, expected):
+    marks = {"equal": "{0}", "substitute": "{0}>{1}", "delete": "-{0}", "insert": "+{1}"}
+    words = alignment(reference, hypothesis, language)
+    assert " ".join(marks[operation].format(*pair) for operation, *pair in words) == expected
+
+
+@given(st.text("ab ", max_size=15), st.text("ab ", max_size=15))
+def test_an_alignment_has_every_word_once_and_the_errors_that_are_counted(reference, hypothesis):
+    words = alignment(reference, hypothesis, "fr")
+    assert [expected for _, expected, _ in words if expected is not None] == reference.split()
+    assert [heard for _, _, heard in words if heard is not None] == hypothesis.split()
+    for operation, expected, heard in words:
+        assert (operation == "equal") == (expected == heard)
+        assert (operation == "delete") == (heard is None)
+        assert (operation == "insert") == (expected is None)
+    if reference.strip():
+        errors = sum(operation != "equal" for operation, _, _ in words)
+        assert errors == score(["1"], [reference], [hypothesis], "fr").errors[0]
 
 
 @pytest.mark.parametrize(
