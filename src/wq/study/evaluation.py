@@ -13,30 +13,18 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock, Timeout
 
-from wq.study import memory, results, statistics, wer
+from wq.study import memory, recording, results, statistics, wer
 from wq.study.datasets import Speech
 from wq.study.job import Job, load_once
+from wq.study.quantization import quantized
 from wq.study.results import Row
-from wq.study.size import Size, model_size
-from wq.study.spec import Spec
-from wq.study.tracking import FINGERPRINT, PARENT_VARIABLE, TAGGED
+from wq.study.size import PLAIN_BITS, REFERENCE_BITS, Size, model_size
+from wq.study.spec import REFERENCE_FORMAT, Spec
+from wq.study.tracking import PARENT_VARIABLE
 from wq.whisper.decode import SAMPLING_RATE, Transcript, Transcription, transcribe
-from wq.whisper.layers import select, walk
-from wq.whisper.quantize import quantized_weights
+from wq.whisper.schemes import DEFAULT_ROLES
 
 LIBRARIES = ("wq", "torch", "transformers", "datasets", "jiwer", "whisper-normalizer")
-
-# What is a metric in MLflow; everything else of a row is a parameter. The names are the same everywhere.
-# fmt: off
-METRICS = (
-    "wer", "wer_ci_low", "wer_ci_high", "wer_delta", "wer_delta_ci_low", "wer_delta_ci_high", "wer_delta_p",
-    "cer", "substitutions", "deletions", "insertions", "reference_words", "utterances",
-    "no_worse", "unchanged",
-    "dropped_references", "empty_hypotheses", "repetition_loops", "capped_transcripts", "cut_utterances",
-    "linear_bytes", "model_bytes", "bits_per_weight", "compression_ratio", "peak_memory_bytes",
-    "rtfx", "audio_seconds", "load_seconds", "quantize_seconds", "features_seconds", "generate_seconds",
-)
-# fmt: on
 
 
 @dataclass(frozen=True)
@@ -88,14 +76,11 @@ def write_files(directory: Path, outcome: Outcome) -> None:
 def record(job: Job, directory: Path, reference: Outcome | None) -> Outcome:
     """Run the point under an MLflow run, and leave its files in the directory."""
     columns = spec_columns(job.spec)
-    tags = {FINGERPRINT: job.spec.fingerprint} | {name: str(columns[name]) for name in TAGGED}
+    tags = recording.tags(job.spec.fingerprint, columns)
     with job.store.running(job.spec.point, tags, os.environ.get(PARENT_VARIABLE)) as run_id:
         outcome = evaluate(job, reference)
         write_files(directory, outcome)
-        metrics = {name: outcome.row[name] for name in METRICS if outcome.row.get(name) is not None}
-        parameters = {name: value for name, value in outcome.row.items() if name not in METRICS}
-        files = [directory / results.RESULT, directory / results.TRANSCRIPTS]
-        job.store.record(run_id, parameters, metrics, files)
+        recording.record(job.store, run_id, job.spec, columns, job.config.dataset, outcome.row, directory)
     return outcome
 
 
@@ -107,8 +92,7 @@ def evaluate(job: Job, reference: Outcome | None) -> Outcome:
     loads = load_once.cache_info().misses
     whisper = load_once(job.checkpoint, config.device)
     clock.append(time.perf_counter())
-    layers = select(list(walk(whisper.model)), spec.roles)
-    with quantized_weights(layers, *spec.quantizer):
+    with quantized(whisper, spec) as plan:
         clock.append(time.perf_counter())
         transcription = transcribe(
             whisper,
@@ -118,7 +102,7 @@ def evaluate(job: Job, reference: Outcome | None) -> Outcome:
             max_new_tokens=spec.max_new_tokens,
             language=spec.decoding_language or spec.language,
         )
-    size = model_size(whisper.model, layers, *spec.quantizer)
+    size = model_size(whisper.model, plan, PLAIN_BITS if spec.weights else REFERENCE_BITS)
     score = wer.score(
         [utterance.id for utterance in speech.utterances],
         [utterance.text for utterance in speech.utterances],
@@ -171,10 +155,10 @@ def spec_columns(spec: Spec) -> Row:
     return {
         "point": spec.point,
         "model": spec.model.name,
-        "format": spec.format.name,
-        "granularity": spec.granularity,
-        "group": spec.group,
-        "roles": "+".join(spec.roles),
+        **weight_columns(spec),
+        "activation": spec.activation_name,
+        "kv_cache": spec.kv_cache_name,
+        "smoothquant": spec.smoothquant_name,
         "dataset": spec.dataset.name,
         "split": spec.split,
         "language": spec.decoding_language or spec.language,
@@ -182,6 +166,25 @@ def spec_columns(spec: Spec) -> Row:
         "max_new_tokens": spec.max_new_tokens,
         "seed": spec.seed,
         "resamples": spec.resamples,
+    }
+
+
+def weight_columns(spec: Spec) -> Row:
+    """Format, granularity, group and roles of the weights; more than one of a kind are joined by +."""
+    quantizers = [each.quantizer for each in spec.weights]
+
+    def joined(values: list[str]) -> str:
+        return "+".join(dict.fromkeys(values))
+
+    groups = dict.fromkeys(quantizer.group for quantizer in quantizers)
+    return {
+        "weights": spec.weights_name,
+        "format": joined([quantizer.format.name for quantizer in quantizers]) or REFERENCE_FORMAT,
+        "granularity": joined(
+            ["none" if each.format.is_cast else each.granularity for each in quantizers] or ["none"]
+        ),
+        "group": next(iter(groups)) if len(groups) == 1 else joined([str(group) for group in groups]) or None,
+        "roles": "+".join("+".join(each.roles) for each in spec.weights) or "+".join(DEFAULT_ROLES),
     }
 
 

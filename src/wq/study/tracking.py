@@ -4,56 +4,45 @@ One run per point, one parent run per grid. Everything goes through MlflowClient
 that nothing depends on global state, on environment variables that other tools set, or on which thread asks.
 """
 
+import json
 import logging
 import os
-import re
 import socket
-import sqlite3
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 import psutil
 from filelock import FileLock
 
+from wq.study.reachability import SQLITE, StoreError, check_scheme, database_file, probe, without_password
 from wq.study.results import RESULT, TRANSCRIPTS, Row, read_row, read_rows
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Experiment, Run
 
-T = TypeVar("T")
-
-log = logging.getLogger(__name__)
-
-# MLflow's own tags
+# MLflow's own tags; a description is Markdown, and a table is a file of one of its kinds of JSON
 PARENT, NAME, USER, SOURCE = "mlflow.parentRunId", "mlflow.runName", "mlflow.user", "mlflow.source.name"
+DESCRIPTION, TABLES = "mlflow.note.content", "mlflow.loggedArtifacts"
 # Ours. The fingerprint finds a point again; host and pid tell a running job from a dead one.
 FINGERPRINT, GRID, HOST, PID, FAILURE = "wq.fingerprint", "wq.grid", "wq.host", "wq.pid", "wq.error"
-TAGGED = ("model", "format", "granularity", "group", "dataset", "split", "point")
 PARENT_VARIABLE = "WQ_PARENT_RUN"
-SQLITE = "sqlite:///"
 
-# Where an MLflow store can be: databases, with the port of their server, and servers of MLflow
-DATABASES = {"sqlite": None, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
-SERVERS = ("http", "https", "databricks")
-PATIENCE = 5  # seconds in which a server has to answer
+LONGEST_PARAM, PARAMS_AT_ONCE = 6000, 100  # what every MLflow server takes
+NEWEST: dict[str, Any] = {"order_by": ["attributes.start_time DESC"], "max_results": 1000}
 
 
 def default_uri() -> str:
     """The environment's store, or MLflow's own default, which a bare `mlflow ui` in this directory shows."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{Path.cwd() / 'mlflow.db'}"
-
-
-class StoreError(ValueError):
-    """A store that cannot be used: one line that names it, the reason and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +155,7 @@ class Store:
         runs = self.client.search_runs(
             [self.experiment_id],
             f"tags.`{FINGERPRINT}` = '{fingerprint}' and attributes.status = 'FINISHED'",
-            order_by=["attributes.start_time DESC"],
+            **NEWEST,
         )
         return next((run for run in runs if self._is_whole(run)), None)
 
@@ -180,53 +169,53 @@ class Store:
             return False
         return True
 
-    def finished_rows(self) -> list[Row]:
-        """The results of all finished points, the newest of each; says how many runs have lost theirs. Only
-        looks: creates nothing.
+    def runs(self, query: str = "") -> "list[Run]":
+        """The runs of points, however they ended, that a filter in MLflow's syntax lets through; the newest
+        first. Only looks: creates nothing.
 
         Raises:
             StoreError: the store cannot be used, or it or the experiment is not there.
+            ValueError: the filter is none.
         """
-        rows: dict[str, Row] = {}
-        lost = 0
         with self._explained():
-            for run in self._finished_runs(self._existing_experiment()):
-                fingerprint = run.data.tags[FINGERPRINT]
-                if fingerprint in rows:
-                    continue
-                try:
-                    rows[fingerprint] = self.read_result(run)
-                except Exception:  # of MLflow, of whatever keeps the artifacts, or of JSON
-                    lost += 1
-        if lost:
-            print(f"{lost} finished runs are left out: their {RESULT} cannot be read", file=sys.stderr)
-        return list(rows.values())
+            experiment, client = self._existing_experiment(), self.client
+        from mlflow.exceptions import MlflowException
 
-    def _finished_runs(self, experiment_id: str) -> "Iterator[Run]":
-        """All finished runs of points, the newest first."""
+        wanted = " and ".join(filter(None, (f"tags.`{FINGERPRINT}` != ''", query)))
+        found: list[Run] = []
         token = None
         while True:
-            page = self.client.search_runs(
-                [experiment_id],
-                f"tags.`{FINGERPRINT}` != '' and attributes.status = 'FINISHED'",
-                max_results=1000,
-                order_by=["attributes.start_time DESC"],
-                page_token=token,
-            )
-            yield from page
+            try:
+                page = client.search_runs([experiment], wanted, page_token=token, **NEWEST)
+            except MlflowException as error:
+                reason = " ".join(str(error).split())[:300]
+                raise ValueError(
+                    f"filter={query} is not understood ({reason}); give MLflow's syntax, such as "
+                    "filter=\"metrics.wer < 0.2 and params.format = 'int4'\""
+                ) from error
+            found += page
             token = page.token
             if not token:
-                return
+                return found
 
     def read_result(self, run: "Run") -> Row:
-        return self._read(run, RESULT, read_row)
+        return read_row(self.artifact(run, RESULT))
 
     def read_transcripts(self, run: "Run") -> list[Row]:
-        return self._read(run, TRANSCRIPTS, read_rows)
+        return read_rows(self.artifact(run, TRANSCRIPTS))
 
-    def _read(self, run: "Run", artifact: str, reader: Callable[[Path], T]) -> T:
-        with TemporaryDirectory() as directory:  # MLflow's own copies would stay for ever
-            return reader(Path(self.client.download_artifacts(run.info.run_id, artifact, directory)))
+    def artifact(self, run: "Run", name: str) -> Path:
+        """A file of a finished run on this machine: the store's own, or a copy that is kept, as what is
+        finished does not change."""
+        address = urlsplit(run.info.artifact_uri or "")
+        if address.scheme in ("", "file"):
+            return Path(unquote(address.path) if address.scheme else address.path) / name
+        kept = Path(".wq") / "runs" / run.info.run_id / name
+        if not kept.exists():
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            with TemporaryDirectory(dir=kept.parent) as directory:
+                Path(self.client.download_artifacts(run.info.run_id, name, directory)).replace(kept)
+        return kept
 
     def create_run(self, name: str, tags: dict[str, str], parent: str | None = None) -> str:
         own = {NAME: name, HOST: socket.gethostname(), PID: str(os.getpid()), SOURCE: "wq"}
@@ -234,18 +223,37 @@ class Store:
             own[PARENT] = parent
         return self.client.create_run(self.experiment_id, tags=own | tags).info.run_id
 
-    def record(self, run_id: str, parameters: Row, metrics: dict[str, float], artifacts: list[Path]) -> None:
-        """Write a job's results into its run."""
+    def record(
+        self,
+        run_id: str,
+        parameters: Row,
+        metrics: dict[str, float],
+        artifacts: Iterable[Path] = (),
+        tables: Iterable[Path] = (),
+    ) -> None:
+        """Write a job's results into its run. Tables are artifacts that MLflow's pages show as such."""
         from mlflow.entities import Metric, Param
 
         now = int(time.time() * 1000)
-        self.client.log_batch(
-            run_id,
-            metrics=[Metric(name, value, now, 0) for name, value in metrics.items()],
-            params=[Param(name, str(value)) for name, value in parameters.items()],
-        )
-        for path in artifacts:
+        params = [Param(name, str(value)[:LONGEST_PARAM]) for name, value in parameters.items()]
+        for start in range(0, len(params), PARAMS_AT_ONCE):
+            self.client.log_batch(run_id, params=params[start : start + PARAMS_AT_ONCE])
+        self.client.log_batch(run_id, [Metric(name, value, now, 0) for name, value in metrics.items()])
+        for path in (*artifacts, *tables):
             self.client.log_artifact(run_id, str(path))
+        shown = [{"path": path.name, "type": "table"} for path in tables]
+        if shown:
+            self.client.set_tag(run_id, TABLES, json.dumps(shown))
+
+    def record_test_set(self, run_id: str, name: str, digest: str, source: Row, counts: Row) -> None:
+        """The test set as the run's input. source: where it comes from, `type` being MLflow's word for the
+        kind of place."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        place = json.dumps({key: value for key, value in source.items() if key != "type"})
+        test_set = Dataset(name, digest[:36], source["type"], place, profile=json.dumps(counts))
+        context = InputTag("mlflow.data.context", "evaluation")
+        self.client.log_inputs(run_id, [DatasetInput(test_set, [context])])
 
     @contextmanager
     def running(self, name: str, tags: dict[str, str], parent: str | None):
@@ -275,7 +283,7 @@ class Store:
     def close_stale(self) -> int:
         """Mark runs as KILLED whose process on this machine is gone: a killed job cannot do that itself."""
         running = self.client.search_runs([self.experiment_id], "attributes.status = 'RUNNING'")
-        return sum(self._close(run.info.run_id) for run in running if _is_dead(run.data.tags))
+        return sum(self._close(run.info.run_id) for run in running if is_dead(run.data.tags))
 
     def _close(self, run_id: str) -> bool:
         """Mark a run as KILLED, unless somebody has removed it meanwhile."""
@@ -288,72 +296,8 @@ class Store:
         return True
 
 
-def check_scheme(uri: str) -> None:
-    """Raises StoreError for a URI that leads to no store. A mere path is one: MLflow would take it for a
-    folder of files, which it no longer writes."""
-    scheme = uri.partition(":")[0].lower()
-    database = scheme.partition("+")[0]
-    known = database in DATABASES or scheme in SERVERS
-    if not known or (":" not in uri and uri != "databricks"):  # which alone means its default profile
-        raise StoreError(
-            f"tracking_uri={without_password(uri)} leads to no store; it starts with one of "
-            f"{', '.join((*DATABASES, *SERVERS))}: give {SQLITE}mlflow.db for a file, http://HOST:PORT for "
-            "a server"
-        )
-    if database == "sqlite" and database_file(uri) is None:
-        raise StoreError(f"tracking_uri={uri} names no file; give {SQLITE}mlflow.db")
-
-
-def database_file(uri: str) -> Path | None:
-    """The file of an SQLite store."""
-    found = re.match(r"sqlite(?:\+\w+)?:///(?!:memory:)([^?]+)", uri, re.IGNORECASE)
-    return Path(found[1]) if found else None
-
-
-def without_password(uri: str) -> str:
-    """A URI as messages may show it."""
-    return re.sub(r"(://[^/:@]*):[^/@]*@", r"\1:***@", uri)
-
-
-def probe(uri: str) -> None:
-    """Raises an error of the operating system, of SQLite or of requests where nobody answers, or no database:
-    at once, as MLflow asks again and again, for minutes."""
-    address = urlsplit(uri)
-    database = database_file(uri)
-    if database and database.exists():
-        with closing(sqlite3.connect(database)) as connection:
-            connection.execute("pragma schema_version")
-    elif address.scheme in ("http", "https"):
-        _probe_server(uri)
-    elif address.hostname and address.scheme != "databricks":
-        port = address.port or DATABASES[address.scheme.partition("+")[0]]
-        socket.create_connection((address.hostname, port), PATIENCE).close()
-
-
-def _probe_server(uri: str) -> None:
-    import requests
-
-    try:
-        with requests.get(f"{uri.rstrip('/')}/health", timeout=PATIENCE, stream=True) as answer:
-            if answer.status_code >= 500:
-                raise StoreError(
-                    f"tracking_uri={without_password(uri)} answers {answer.status_code} {answer.reason}; "
-                    f"start the server, or give tracking_uri={SQLITE}mlflow.db"
-                )
-    except requests.exceptions.SSLError:
-        return  # MLflow has settings of its own for certificates
-    except requests.exceptions.RequestException as error:
-        raise ConnectionError(_innermost(error)) from error
-
-
-def _innermost(error: BaseException) -> str:
-    """What lies under the layers of an error of requests."""
-    while error.__context__ is not None:
-        error = error.__context__
-    return str(error) or type(error).__name__
-
-
-def _is_dead(tags: dict[str, Any]) -> bool:
+def is_dead(tags: dict[str, Any]) -> bool:
+    """Whether a run's process, if it was one of this machine, is gone."""
     if tags.get(HOST) != socket.gethostname() or not tags.get(PID, "").isdigit():
         return False
     return not psutil.pid_exists(int(tags[PID]))
