@@ -39,6 +39,14 @@ def wq(tmp_path: Path) -> Run:
     return run
 
 
+def plan(layers, format: str, granularity: str = "group", group: int | None = None):
+    """These layers, all quantized alike."""
+    from wq.catalogue import load_format
+    from wq.numerics.effective import Quantizer
+
+    return [(layer, Quantizer(load_format(format), granularity, group)) for layer in layers]
+
+
 @pytest.fixture(scope="session")
 def nano():
     """The shipped model."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
-from wq.catalogue import load_format
+from tests.conftest import plan
 from wq.study.size import model_size
 from wq.whisper.layers import select, walk
 
@@ -51,7 +51,8 @@ def build(name: str) -> WhisperForConditionalGeneration:
 
 
 def size(model, format, granularity="group", group=None, roles=("encoder", "decoder")):
-    return model_size(model, select(list(walk(model)), roles), load_format(format), granularity, group)
+    layers = select(list(walk(model)), roles)
+    return model_size(model, plan(layers, format, granularity, group), 32 if format == "fp32" else 16)
 
 
 @pytest.mark.parametrize("name", GEOMETRIES)

@@ -5,37 +5,105 @@ from dataclasses import asdict, replace
 import pytest
 
 from wq.catalogue import load_format
-from wq.study.config import Config, ConfigurationError, DatasetConfig, FormatConfig, ModelConfig
-from wq.study.spec import Source, effective_spec
+from wq.study.config import (
+    ActivationConfig,
+    Config,
+    ConfigurationError,
+    DatasetConfig,
+    FormatConfig,
+    FormatOptions,
+    KVCacheConfig,
+    ModelConfig,
+    SmoothQuantConfig,
+)
+from wq.study.spec import Source, effective_spec, needs_calibration
 
 MODEL, DATASET = Source("nano", "m" * 64), Source("commands", "d" * 64)
 
 
-def spec(format="int4", model=MODEL, dataset=DATASET, **settings):
+def described(format, options=()):
+    return FormatConfig(**asdict(load_format(format)) | dict(options))  # type: ignore[misc]
+
+
+def configuration(format="int4", **settings):
     options = settings.pop("format_options", {})
-    multilingual = settings.pop("multilingual", False)
     language = settings.pop("language", None)
-    config = Config(
+    if "decoder_format" in settings:
+        settings["decoder_format"] = described(settings["decoder_format"])
+    return Config(
         model=ModelConfig(path="wq:nano", language=language),
         dataset=DatasetConfig(source="manifest", path="wq:commands", split="clean"),
-        format=FormatConfig(**asdict(load_format(format)) | options),  # type: ignore[misc]
+        format=described(format, options),
         **settings,
     )
-    return effective_spec(config, model, dataset, 320, "normaliser-1", multilingual)
+
+
+def spec(format="int4", model=MODEL, dataset=DATASET, **settings):
+    multilingual = settings.pop("multilingual", False)
+    return effective_spec(
+        configuration(format, **settings), model, dataset, 320, "normaliser-1", multilingual
+    )
+
+
+def activation(format="int8", granularity="token", **settings):
+    return ActivationConfig(format=format, granularity=granularity, **settings)
 
 
 @pytest.mark.parametrize(
     ("settings", "point"),
     [
-        ({"format": "int4"}, "int4"),
-        ({"format": "int4", "group": 128}, "int4"),
+        ({"format": "int4"}, "int4-g128"),
+        ({"format": "int4", "group": 128}, "int4-g128"),
         ({"format": "int4", "group": 32}, "int4-g32"),
         ({"format": "int4", "granularity": "channel"}, "int4-channel"),
         ({"format": "nvfp4", "group": 32}, "nvfp4-g32"),
         ({"format": "nvfp4", "group": 16}, "nvfp4"),
         ({"format": "mxfp4", "format_options": {"scale_rule": "even"}}, "mxfp4-even"),
-        ({"format": "int4", "roles": ["encoder"]}, "int4@encoder"),
-        ({"format": "int4", "roles": ["decoder", "encoder"]}, "int4"),
+        ({"format": "int4", "roles": ["encoder"]}, "int4-g128@encoder"),
+        ({"format": "int4", "roles": ["decoder", "encoder"]}, "int4-g128"),
+        ({"decoder_format": "fp8_e4m3"}, "int4-g128@encoder+fp8_e4m3-g128@decoder"),
+        ({"format": "fp32", "decoder_format": "int4"}, "int4-g128@decoder"),
+        ({"format": "nvfp4", "share_tensor_scale": True}, "nvfp4-fused"),
+        ({"activation": activation()}, "W4A8 int4-g128 / int8-token"),
+        ({"format": "fp32", "activation": activation()}, "W32A8 fp32 / int8-token"),
+        (
+            {"activation": activation(), "kv_cache": KVCacheConfig(format="int8")},
+            "W4A8KV8 int4-g128 / int8-token / int8",
+        ),
+        ({"kv_cache": KVCacheConfig(format="int4")}, "W4A16KV4 int4-g128 / none / int4"),
+        (
+            {"kv_cache": KVCacheConfig(format="int4", keys="channel", block=16, attention=["cross"])},
+            "W4A16KV4 int4-g128 / none / int4-keys_channel-block16@cross",
+        ),
+        (
+            {"kv_cache": KVCacheConfig(format="nvfp4", keys="group", values="group")},
+            "W4A16KV4 int4-g128 / none / nvfp4",
+        ),
+        (
+            {"activation": activation(granularity="tensor", calibrator="percentile")},
+            "W4A8 int4-g128 / int8-tensor-percentile99.9",
+        ),
+        (
+            {"activation": activation("nvfp4", "group", roles=["encoder"])},
+            "W4A4 int4-g128 / nvfp4@encoder",
+        ),
+        (
+            {"activation": activation("fp8_e4m3"), "decoder_activation": activation("int8", "tensor")},
+            "W4A8 int4-g128 / fp8_e4m3-token@encoder+int8-tensor@decoder",
+        ),
+        (
+            {"activation": activation("mxfp4", "group", options=FormatOptions(scale_rule="even"))},
+            "W4A4 int4-g128 / mxfp4-even",
+        ),
+        ({"smoothquant": SmoothQuantConfig("fixed")}, "int4-g128 + smoothquant-0.5"),
+        (
+            {"smoothquant": SmoothQuantConfig("fixed", alpha_decoder=0.96)},
+            "int4-g128 + smoothquant-encoder0.5,decoder0.96,cross0.5",
+        ),
+        (
+            {"smoothquant": SmoothQuantConfig("search", scope="layer", fc2=True)},
+            "int4-g128 + smoothquant-search-layer-fc2",
+        ),
         ({"format": "fp32"}, "fp32"),
         ({"format": "fp16", "group": 32}, "fp16"),
     ],
@@ -64,6 +132,22 @@ SAME = [
     ({"roles": ["encoder", "decoder"]}, {"roles": ["decoder", "encoder", "encoder"]}),
     ({"model": Source("nano", "m" * 64)}, {"model": Source("renamed", "m" * 64)}),
     ({"format": "int4"}, {"format": "int", "format_options": {"integer_bits": 4}}),
+    ({"decoder_format": "int4"}, {}),
+    ({"format": "int4", "roles": ["decoder"]}, {"format": "fp32", "decoder_format": "int4"}),
+    ({"share_tensor_scale": True}, {}),
+    ({"activation": ActivationConfig()}, {"activation": activation("fp32")}),
+    ({"activation": activation(calibrator="mse")}, {"activation": activation()}),
+    ({"activation": activation(), "decoder_activation": activation()}, {"activation": activation()}),
+    (
+        {"activation": ActivationConfig(), "decoder_activation": activation()},
+        {"activation": activation(roles=["decoder"])},
+    ),
+    ({"kv_cache": KVCacheConfig(format="int8", block=16)}, {"kv_cache": KVCacheConfig(format="int8")}),
+    ({"smoothquant": SmoothQuantConfig(alpha=0.7)}, {}),
+    (
+        {"smoothquant": SmoothQuantConfig("fixed", 0.1, 0.5, 0.5, 0.5)},
+        {"smoothquant": SmoothQuantConfig("fixed")},
+    ),
 ]
 DIFFERENT = [
     ({"group": 32}, {"group": 128}),
@@ -74,6 +158,17 @@ DIFFERENT = [
     ({"multilingual": True, "language": "de"}, {"multilingual": True, "language": "en"}),
     ({"max_new_tokens": 10}, {}),
     ({"seed": 1}, {}),
+    ({"activation": activation()}, {"activation": activation("int4")}),
+    ({"activation": activation()}, {"activation": activation(granularity="tensor")}),
+    ({"activation": activation()}, {"activation": activation(options=FormatOptions(scale_dtype="fp16"))}),
+    ({"decoder_format": "int3"}, {}),
+    ({"format": "nvfp4", "share_tensor_scale": True}, {"format": "nvfp4"}),
+    ({"kv_cache": KVCacheConfig(format="int8")}, {"kv_cache": KVCacheConfig(format="int8", keys="channel")}),
+    (
+        {"kv_cache": KVCacheConfig(format="int8")},
+        {"kv_cache": KVCacheConfig(format="int8", attention=["self"])},
+    ),
+    ({"smoothquant": SmoothQuantConfig("fixed")}, {"smoothquant": SmoothQuantConfig("search")}),
     ({"model": Source("nano", "x" * 64)}, {}),
     ({"dataset": Source("commands", "x" * 64)}, {}),
 ]
@@ -93,6 +188,27 @@ def test_what_is_ignored_is_named():
     assert spec(granularity="channel", group=32).ignored == ("group=32",)
     assert "roles=[encoder]" in spec(format="fp32", roles=["encoder"]).ignored
     assert spec(group=32).ignored == ()
+    assert spec(share_tensor_scale=True).ignored == ("share_tensor_scale=true",)
+    assert spec(activation=activation(calibrator="mse")).ignored == ("activation.calibrator=mse",)
+
+
+@pytest.mark.parametrize(
+    ("settings", "needed"),
+    [
+        ({}, False),
+        ({"activation": activation()}, False),
+        ({"activation": activation("mxfp4", "group")}, False),
+        ({"activation": activation("fp16", "tensor")}, False),
+        ({"activation": activation("int8", "tensor")}, True),
+        ({"activation": activation("nvfp4", "group")}, True),
+        ({"decoder_activation": activation("nvfp4", "group")}, True),
+        ({"kv_cache": KVCacheConfig(format="int8")}, False),
+        ({"kv_cache": KVCacheConfig(format="nvfp4", keys="group", values="group")}, True),
+        ({"smoothquant": SmoothQuantConfig("fixed")}, True),
+    ],
+)
+def test_only_static_scales_and_smoothing_need_calibration(settings, needed):
+    assert needs_calibration(configuration(**settings)) is needed
 
 
 def test_the_reference_of_every_point_is_the_same_fp32_job():
@@ -104,7 +220,7 @@ def test_the_reference_of_every_point_is_the_same_fp32_job():
 
 def test_the_fingerprint_is_stable():
     """It identifies stored results: if it changes, everybody's results are run again. Change it knowingly."""
-    assert spec(group=32).fingerprint == "10456099bf370428"
+    assert spec(group=32).fingerprint == "4e683ac61f7030dc"
     assert replace(spec(), ignored=("anything",)).fingerprint == spec().fingerprint
 
 
@@ -127,8 +243,21 @@ def test_limit_is_told_where_it_chose():
         ({"resamples": 1}, "resamples=1 gives no 95 % interval"),
         ({"format_options": {"integer_bits": 99}}, "integer_bits=99"),
         ({"format_options": {"int_range": "wide"}}, "int_range=wide"),
+        ({"activation": {"granularity": "row"}}, "activation.granularity=row is unknown"),
+        ({"activation": {"format": "int9"}}, "activation: format=int9 is unknown; choose one of"),
+        ({"activation": {"format": "int8", "roles": ["embedding"]}}, "embedding is no linear layer"),
+        ({"activation": {"format": "int8", "roles": ["encodr"]}}, "role encodr matches no layer"),
+        ({"activation": {"calibrator": "mean"}}, "activation.calibrator=mean is unknown"),
+        ({"activation": {"percentile": 101}}, "activation.percentile=101 must be from 50 to 100"),
+        ({"kv_cache": {"values": "channel"}}, "kv_cache.values=channel is unknown; choose one of token"),
+        ({"kv_cache": {"attention": ["both"]}}, "kv_cache.attention=both is unknown"),
+        ({"kv_cache": {"block": 0}}, "kv_cache.block=0 must be at least 1"),
+        ({"smoothquant": {"alpha": 1.5}}, "smoothquant.alpha=1.5 must be from 0 to 1"),
+        ({"smoothquant": {"alpha_cross": -0.1}}, "smoothquant.alpha_cross=-0.1 must be from 0 to 1"),
+        ({"smoothquant": {"method": "auto"}}, "smoothquant.method=auto is unknown"),
     ],
 )
 def test_wrong_settings_are_refused(settings, message):
+    groups = {"activation": ActivationConfig, "kv_cache": KVCacheConfig, "smoothquant": SmoothQuantConfig}
     with pytest.raises(ConfigurationError, match=message.replace("[", r"\[")):
-        spec(**settings)
+        spec(**{key: groups[key](**value) if key in groups else value for key, value in settings.items()})

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import REAL
-from wq.catalogue import load_format
+from tests.conftest import REAL, plan
 from wq.study.config import DatasetConfig
 from wq.study.datasets import load_speech
 from wq.whisper.decode import SAMPLING_RATE, token_limit, transcribe
@@ -67,9 +66,7 @@ def check_batches(whisper, speech, count, format, **options):
     """Batches of 1, 7 and 64, in order and shuffled, against batches of 1."""
     shuffled = np.random.default_rng(0).permutation(count).tolist()
     layers = select(list(walk(whisper.model)), ["encoder", "decoder"])
-    weights = (
-        quantized_weights(layers, load_format(format), "group", None) if format != "fp32" else nullcontext()
-    )
+    weights = quantized_weights(plan(layers, format)) if format != "fp32" else nullcontext()
     with weights:
         single = run(whisper, speech, list(range(count)), 1, **options)
         for batch_size, order in ((7, list(range(count))), (64, shuffled), (7, shuffled)):

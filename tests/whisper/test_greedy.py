@@ -8,9 +8,8 @@ import torch
 from torch.nn import functional as F
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
-from tests.conftest import REAL
+from tests.conftest import REAL, plan
 from tests.whisper.test_decode import MOST_NEAR_TIES, count_near_ties, run
-from wq.catalogue import load_format
 from wq.study.config import DatasetConfig
 from wq.study.datasets import load_speech
 from wq.whisper.decode import SAMPLING_RATE, token_limit
@@ -39,7 +38,7 @@ def quantized(model, format, granularity):
     if format == "fp32":
         return nullcontext()
     layers = select(list(walk(model)), ["encoder", "decoder"])
-    return quantized_weights(layers, load_format(format), granularity, None)
+    return quantized_weights(plan(layers, format, granularity))
 
 
 def generated(model, features, limit, **task):

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from wq.catalogue import fake_quantize, load_format
+from tests.conftest import plan
+from wq.catalogue import fake_quantize
 from wq.whisper.layers import select, walk
 from wq.whisper.quantize import quantized_weights
 
@@ -21,7 +22,7 @@ def changed(before, model):
 def test_weights_are_those_of_fake_quantize_and_come_back(nano, format):
     before = snapshot(nano.model)
     layers = select(list(walk(nano.model)), ["encoder.mlp", "decoder.cross_attn.k"])
-    with quantized_weights(layers, load_format(format), "group", 32):
+    with quantized_weights(plan(layers, format, "group", 32)):
         assert changed(before, nano.model) == {f"{layer.name}.weight" for layer in layers}
         for layer in layers:
             expected = fake_quantize(before[f"{layer.name}.weight"], format, "group", 32)
@@ -31,14 +32,14 @@ def test_weights_are_those_of_fake_quantize_and_come_back(nano, format):
 
 def test_fp32_changes_nothing(nano):
     before = snapshot(nano.model)
-    with quantized_weights(list(walk(nano.model)), load_format("fp32"), "tensor", None):
+    with quantized_weights(plan(list(walk(nano.model)), "fp32", "tensor", None)):
         assert not changed(before, nano.model)
 
 
 def test_the_embedding_takes_the_output_head_along(nano):
     layers = select(list(walk(nano.model)), ["embedding"])
     original = nano.model.proj_out.weight.detach().clone()
-    with quantized_weights(layers, load_format("int4"), "channel", None):
+    with quantized_weights(plan(layers, "int4", "channel", None)):
         assert torch.equal(nano.model.proj_out.weight, nano.model.model.decoder.embed_tokens.weight)
         assert not torch.equal(nano.model.proj_out.weight, original)
     assert torch.equal(nano.model.proj_out.weight, original)
@@ -47,7 +48,7 @@ def test_the_embedding_takes_the_output_head_along(nano):
 def test_a_convolution_is_quantized_along_its_receptive_field(nano):
     layers = select(list(walk(nano.model)), ["conv.conv1"])
     kernel = nano.model.model.encoder.conv1.weight.detach().clone()
-    with quantized_weights(layers, load_format("int8"), "channel", None):
+    with quantized_weights(plan(layers, "int8", "channel", None)):
         rounded = nano.model.model.encoder.conv1.weight
         scale = kernel.flatten(1).abs().amax(1) / 127
         assert ((rounded - kernel).flatten(1).abs().amax(1) <= 0.51 * scale).all()
@@ -57,7 +58,7 @@ def test_an_error_inside_leaves_the_original_weights(nano):
     before = snapshot(nano.model)
     with (
         pytest.raises(RuntimeError),
-        quantized_weights(list(walk(nano.model)), load_format("int2"), "tensor", None),
+        quantized_weights(plan(list(walk(nano.model)), "int2", "tensor", None)),
     ):
         raise RuntimeError
     assert not changed(before, nano.model)
@@ -72,7 +73,7 @@ def test_a_weight_that_is_not_finite_is_named(nano):
         victim.data[3, 5] = float("nan")
         with (
             pytest.raises(ValueError, match=rf"layer {layers[1].name}: NaN"),
-            quantized_weights(layers, load_format("int8"), "group", None),
+            quantized_weights(plan(layers, "int8", "group", None)),
         ):
             pass
         victim.data.copy_(original)

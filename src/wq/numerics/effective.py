@@ -10,6 +10,7 @@ tensor scale; nvfp4 per tensor one E4M3 scale (always 448) under it.
 
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
+from typing import NamedTuple
 
 from wq.numerics.formats import Format
 from wq.numerics.granularity import check_granularity
@@ -30,6 +31,14 @@ _NEUTRAL = {
 }
 
 
+class Quantizer(NamedTuple):
+    """How a tensor is quantized; unpacks into what `fake_quantize`, `quantize` and `storage` take."""
+
+    format: Format
+    granularity: str = "group"
+    group: int | None = None
+
+
 @dataclass(frozen=True)
 class Effective:
     """Settings that have an effect.
@@ -43,6 +52,13 @@ class Effective:
     granularity: str
     group: int | None
     ignored: tuple[str, ...] = ()
+
+    @property
+    def quantizer(self) -> Quantizer:
+        """These settings as an operation takes them; for a cast any granularity will do."""
+        return Quantizer(
+            self.format, "tensor" if self.granularity == "none" else self.granularity, self.group
+        )
 
 
 def has_effect(format: Format, field: str) -> bool:
@@ -84,7 +100,8 @@ def resolve(format: Format, granularity: str = "group", group: int | None = None
 def point_name(format: Format, granularity: str, group: int | None, catalogued: Format) -> str:
     """The readable name of a point: the format's, and what differs from the catalogue's format of that name.
 
-    For instance int4-channel, nvfp4-g32, mxfp4-even, int4-asymmetric-g64, float-e4m3.
+    For instance int4-g128, int4-channel, nvfp4-g32, mxfp4-even, int4-asymmetric-g64, float-e4m3-g128. The
+    group is told but where it is the block of a standard (NVFP4, MX), which then goes without saying.
     """
     effective, own = resolve(format, granularity, group), resolve(catalogued)
     changed = {
@@ -104,6 +121,10 @@ def point_name(format: Format, granularity: str, group: int | None, catalogued: 
             parts.append(value if value != "none" else f"no_{name}")
     if effective.granularity in ("tensor", "channel", "token"):
         parts.append(effective.granularity)
-    elif effective.group != own.group:
+    elif effective.group is not None and not (_is_standard(format) and effective.group == own.group):
         parts.append(f"g{effective.group}")
     return "-".join(parts)
+
+
+def _is_standard(format: Format) -> bool:
+    return format.scale_dtype in ("e8m0", "e4m3")

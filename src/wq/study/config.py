@@ -6,12 +6,25 @@ once.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import MISSING as _NO_DEFAULT
-from dataclasses import dataclass, field, fields, make_dataclass
+from dataclasses import dataclass, field, fields, make_dataclass, replace
+from typing import Any
 
 from omegaconf import MISSING, DictConfig, MissingMandatoryValue, OmegaConf
 
+from wq.catalogue import conf_dir, load_format
+from wq.numerics.effective import Effective, resolve
 from wq.numerics.formats import Format
+from wq.whisper.schemes import (
+    ACTIVATION_GRANULARITIES,
+    ATTENTIONS,
+    CALIBRATORS,
+    KEY_GRANULARITIES,
+    SEARCH_SCOPES,
+    SMOOTHINGS,
+    VALUE_GRANULARITIES,
+)
 
 FEWEST_RESAMPLES = 40  # one beyond either end of the interval
 GRANULARITIES = ("tensor", "channel", "group")
@@ -84,6 +97,164 @@ FormatConfig = make_dataclass(
 )
 
 
+def _check_choice(name: str, value: str | None, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigurationError(f"{name}={value} is unknown; choose one of {', '.join(choices)}")
+
+
+def _check_share(name: str, value: float | None, low: float, high: float) -> None:
+    if value is not None and not low <= value <= high:
+        raise ConfigurationError(f"{name}={value} must be from {low:g} to {high:g}; give another {name}")
+
+
+# Fields of a format that replace the catalogue's; null keeps it.
+FormatOptions = make_dataclass(
+    "FormatOptions",
+    [(f.name, f.type | None, field(default=None)) for f in fields(Format) if f.name != "name"],  # type: ignore[operator]
+)
+
+
+def describe_format(key: str, name: str, options: Any) -> Format:
+    """The catalogue's format of this name with some fields replaced. Raises ConfigurationError."""
+    changes = {name: value for name, value in vars(options).items() if value is not None}
+    try:
+        return replace(load_format(name), **changes)
+    except ValueError as error:
+        raise ConfigurationError(f"{key}: {error}") from error
+
+
+def with_wide_scale(format: Format) -> Format:
+    """The format as activations have it: a plain scale is never stored, so it stays in float32."""
+    return replace(format, scale_dtype="fp32") if format.scale_dtype in ("fp16", "bf16") else format
+
+
+@dataclass
+class ActivationConfig:
+    """How the inputs of linear layers are rounded at run time.
+
+    format        name of a number format in conf/format; null leaves activations alone
+    granularity   tensor (static, calibrated), token, or group (both dynamic)
+    group         of granularity=group; null is the format's own
+    options       fields of the format to replace, as in activation.options.scale_rule=even
+    calibrator    how a static range follows from the calibration: max, percentile, mse, entropy
+    percentile    of the magnitudes, for calibrator=percentile
+    roles         whose inputs: roles as for weights
+    """
+
+    format: str | None = None
+    granularity: str = "token"
+    group: int | None = None
+    options: FormatOptions = field(default_factory=FormatOptions)  # type: ignore[valid-type]
+    calibrator: str = "max"
+    percentile: float = 99.9
+    roles: list[str] = field(default_factory=lambda: ["encoder", "decoder"])
+
+    def __post_init__(self) -> None:
+        _check_choice("activation.granularity", self.granularity, ACTIVATION_GRANULARITIES)
+        _check_choice("activation.calibrator", self.calibrator, CALIBRATORS)
+        _check_share("activation.percentile", self.percentile, 50, 100)
+        if self.group is not None and self.group < 1:
+            raise ConfigurationError(
+                f"activation.group={self.group} must be at least 1; give a positive number, or null"
+            )
+        if not self.roles:
+            raise ConfigurationError("activation.roles=[] selects nothing; name a role, or activation=none")
+
+    @property
+    def effective(self) -> Effective | None:
+        """The settings that have an effect; None where activations are left alone."""
+        if self.format is None:
+            return None
+        described = describe_format("activation", self.format, self.options)
+        if self.options.scale_dtype is None:  # type: ignore[attr-defined]
+            described = with_wide_scale(described)
+        return resolve(described, self.granularity, self.group)
+
+
+@dataclass
+class KVCacheConfig:
+    """How the keys and values that attention keeps are rounded as they are stored.
+
+    format        name of a number format in conf/format; null leaves them alone
+    keys          what shares a scale among keys: token (of one head), channel, or group (of channels)
+    values        the same for values: token or group
+    group         of granularity group; null is the format's own
+    block         of keys per channel: the tokens that share a scale. Null: 32 for self-attention, all frames
+                  for cross-attention
+    options       fields of the format to replace, as in kv_cache.options.scale_dtype=fp32
+    attention     whose: self, cross, or both
+    """
+
+    format: str | None = None
+    keys: str = "token"
+    values: str = "token"
+    group: int | None = None
+    block: int | None = None
+    options: FormatOptions = field(default_factory=FormatOptions)  # type: ignore[valid-type]
+    attention: list[str] = field(default_factory=lambda: list(ATTENTIONS))
+
+    def __post_init__(self) -> None:
+        _check_choice("kv_cache.keys", self.keys, KEY_GRANULARITIES)
+        _check_choice("kv_cache.values", self.values, VALUE_GRANULARITIES)
+        for name, value in (("group", self.group), ("block", self.block)):
+            if value is not None and value < 1:
+                raise ConfigurationError(
+                    f"kv_cache.{name}={value} must be at least 1; give a positive number, or null"
+                )
+        for name in self.attention:
+            _check_choice("kv_cache.attention", name, ATTENTIONS)
+        if not self.attention:
+            raise ConfigurationError("kv_cache.attention=[] selects nothing; name self, cross, or both")
+
+    def effective(self, granularity: str) -> Effective | None:
+        """The settings that have an effect on keys or values of this granularity."""
+        if self.format is None:
+            return None
+        return resolve(describe_format("kv_cache", self.format, self.options), granularity, self.group)
+
+
+@dataclass
+class SmoothQuantConfig:
+    """Smoothing before quantization: s = amax_x^alpha / amax_w^(1 - alpha) for every input channel.
+
+    method        none, fixed (the alphas below), or search (the alphas that least disturb the outputs of the
+                  quantized layers on the calibration data)
+    alpha         of everything, where the three that follow are null
+    alpha_encoder, alpha_decoder, alpha_cross   of the encoder's layers, the decoder's, and the keys and
+                  values of cross-attention, which read the encoder's output
+    fc2           smooth the input of fc2 too, by an explicit multiplication at run time
+    scope         what shares a searched alpha: submodule (the three above), or layer
+    """
+
+    method: str = "none"
+    alpha: float = 0.5
+    alpha_encoder: float | None = None
+    alpha_decoder: float | None = None
+    alpha_cross: float | None = None
+    fc2: bool = False
+    scope: str = "submodule"
+
+    def __post_init__(self) -> None:
+        _check_choice("smoothquant.method", self.method, SMOOTHINGS)
+        _check_choice("smoothquant.scope", self.scope, SEARCH_SCOPES)
+        for name in ("alpha", "alpha_encoder", "alpha_decoder", "alpha_cross"):
+            _check_share(f"smoothquant.{name}", getattr(self, name), 0, 1)
+
+
+@dataclass
+class CalibrationConfig:
+    """What static scales and smoothing are taken from: the first `limit` utterances of
+    dataset.calibration_split; null is all of them."""
+
+    limit: int | None = 64
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise ConfigurationError(
+                f"calibration.limit={self.limit} must be at least 1; give a positive number, or null"
+            )
+
+
 @dataclass
 class Config:
     """The whole configuration; conf/config.yaml explains each value."""
@@ -94,6 +265,13 @@ class Config:
     granularity: str = "group"
     group: int | None = None
     roles: list[str] = field(default_factory=lambda: ["encoder", "decoder"])
+    decoder_format: FormatConfig | None = None  # type: ignore[valid-type]
+    share_tensor_scale: bool = False
+    activation: ActivationConfig = field(default_factory=ActivationConfig)
+    decoder_activation: ActivationConfig | None = None
+    smoothquant: SmoothQuantConfig = field(default_factory=SmoothQuantConfig)
+    kv_cache: KVCacheConfig = field(default_factory=KVCacheConfig)
+    calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     max_new_tokens: int | None = None
     batch_size: int = 32
     limit: int | None = None
@@ -134,6 +312,12 @@ class Config:
         """The format with the command line's changes. Raises ValueError where they make no format."""
         return Format(**vars(self.format))
 
+    @property
+    def number_formats(self) -> tuple[Format, Format]:
+        """The encoder's and the decoder's. Raises ValueError where the settings make no format."""
+        decoder = self.decoder_format
+        return self.number_format, self.number_format if decoder is None else Format(**vars(decoder))
+
 
 def register_schema() -> None:
     """Make the schema known to Hydra under the name that conf/config.yaml starts from."""
@@ -151,3 +335,25 @@ def as_config(composed: DictConfig) -> Config:
         raise ConfigurationError(f"{key} is missing; give {key}=... on the command line") from error
     assert isinstance(config, Config)
     return config
+
+
+def compose(arguments: Sequence[str]) -> list[Config]:
+    """The configurations of a command line without Hydra's application around it: one, or those of a grid.
+
+    Raises ConfigurationError.
+    """
+    from hydra import compose as compose_one
+    from hydra import initialize_config_dir
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    register_schema()
+    try:
+        overrides = OverridesParser.create().parse_overrides(list(arguments))
+        (jobs,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            return [as_config(compose_one("config", overrides=job)) for job in jobs]
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigurationError(" ".join(str(error).split())) from error

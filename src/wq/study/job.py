@@ -9,7 +9,7 @@ from pathlib import Path
 from wq.study import wer
 from wq.study.config import Config, ConfigurationError, DatasetConfig
 from wq.study.datasets import Speech, load_speech
-from wq.study.spec import Source, Spec, effective_spec
+from wq.study.spec import Calibration, Source, Spec, effective_activations, effective_spec, needs_calibration
 from wq.study.tracking import Store, default_uri
 from wq.whisper.model import Whisper, content_hash, facts, load, locate, prompt_length
 from wq.whisper.roles import expand
@@ -17,18 +17,23 @@ from wq.whisper.roles import expand
 
 @dataclass(frozen=True)
 class Job:
-    """A configuration with its effective spec, its test set, and the local directory of its checkpoint."""
+    """A configuration with its effective spec, its test set, the speech that its static scales and smoothing
+    are taken from, and the local directory of its checkpoint."""
 
     config: Config
     spec: Spec
     speech: Speech
+    calibration: Speech | None
     checkpoint: Path
     store: Store
     overrides: tuple[str, ...]
 
     def reference(self) -> "Job":
         """The fp32 job that this one is compared with. It is run once, so `rerun` is not for it."""
-        dropped = ("format", "granularity=", "group=", "roles=", "rerun=")
+        dropped = (
+            *("format", "decoder_format", "granularity=", "group=", "roles=", "share_tensor_scale="),
+            *("activation", "decoder_activation", "smoothquant", "kv_cache", "calibration", "rerun="),
+        )
         kept = (text for text in self.overrides if not text.startswith(dropped))
         return replace(
             self,
@@ -48,8 +53,9 @@ def prepare(config: Config, overrides: list[str]) -> Job:
 
     Raises ConfigurationError, ModelError, DataError, StoreError.
     """
-    config.number_format  # noqa: B018  a format that cannot be is refused before anything is read
+    config.number_formats  # noqa: B018  a format that cannot be is refused before anything is read
     expand(config.roles)
+    effective_activations(config)
     checkpoint = locate(config.model.path, config.model.revision)
     multilingual, positions = facts(checkpoint)
     room = positions - prompt_length(multilingual)
@@ -63,6 +69,7 @@ def prepare(config: Config, overrides: list[str]) -> Job:
         raise ConfigurationError(
             f"none of the {len(speech.utterances)} references has a word in it; check the dataset's texts"
         )
+    calibration = read_calibration(config, speech) if needs_calibration(config) else None
     spec = effective_spec(
         config,
         Source(config.model.name, hash_once(checkpoint)),
@@ -70,17 +77,42 @@ def prepare(config: Config, overrides: list[str]) -> Job:
         len(speech.utterances),
         wer.NORMALISER,
         multilingual,
+        calibration and Calibration(calibration.split, len(calibration.utterances), calibration.content_hash),
     )
     store = Store(config.tracking_uri or default_uri(), config.experiment_name)
     store.check()
     device = resolve_device(config.device)  # last, as it imports torch: what else is wrong is said at once
-    return Job(replace(config, device=device), spec, speech, checkpoint, store, tuple(overrides))
+    return Job(replace(config, device=device), spec, speech, calibration, checkpoint, store, tuple(overrides))
 
 
 @lru_cache(maxsize=4)
-def read_test_set(dataset: str, limit: int | None) -> Speech:
-    """The test set, read once for all jobs of a grid."""
-    return load_speech(DatasetConfig(**json.loads(dataset)), limit=limit)
+def read_test_set(dataset: str, limit: int | None, split: str | None = None) -> Speech:
+    """The test set, or another split of the dataset, read once for all jobs of a grid."""
+    return load_speech(DatasetConfig(**json.loads(dataset)), split=split, limit=limit)
+
+
+def read_calibration(config: Config, speech: Speech) -> Speech:
+    """The utterances that a spec is calibrated on. Raises ConfigurationError where there are none, or where
+    they are among those that it is tested on."""
+    split, tested = config.dataset.calibration_split, config.dataset.split
+    if split is None:
+        raise ConfigurationError(
+            "static scales and smoothing need calibration, and dataset.calibration_split=null names no data "
+            "for it; name a split that is not tested on, or use dynamic scales (token, group) and "
+            "smoothquant=none"
+        )
+    remedy = "name a split that is not tested on"
+    if split == tested:
+        raise ConfigurationError(f"dataset.calibration_split={split} is the tested split; {remedy}")
+    calibration = read_test_set(json.dumps(asdict(config.dataset)), config.calibration.limit, split)
+    known = {utterance.digest for utterance in speech.utterances}
+    shared = sum(utterance.digest in known for utterance in calibration.utterances)
+    if shared:
+        raise ConfigurationError(
+            f"{shared} recordings of dataset.calibration_split={split} are in the tested split {tested} too; "
+            f"{remedy}"
+        )
+    return calibration
 
 
 @lru_cache(maxsize=16)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from transformers import WhisperForConditionalGeneration
 
-from wq.numerics.formats import Format
+from wq.numerics.effective import Quantizer
 from wq.numerics.storage import Storage, storage
 from wq.whisper.layers import Layer, walk
 
@@ -40,23 +40,15 @@ class Size:
 
 
 def model_size(
-    model: WhisperForConditionalGeneration,
-    quantized: Sequence[Layer],
-    format: Format,
-    granularity: str,
-    group: int | None,
+    model: WhisperForConditionalGeneration, plan: Sequence[tuple[Layer, Quantizer]], plain_bits: int
 ) -> Size:
-    """Size of the checkpoint with these layers in this format and the rest at fp16; shapes only, weights are
-    not read.
-
-    With format fp32 it is the reference's, all of it at fp32.
-    """
-    plain_bits = REFERENCE_BITS if format.native_cast == "fp32" else PLAIN_BITS
-    chosen = {layer.name for layer in quantized}
+    """Size of the checkpoint with the plan's layers in their formats, and the rest at so many bits; shapes
+    only, weights are not read."""
+    quantizers = {layer.name: quantizer for layer, quantizer in plan}
     layers = list(walk(model))
     stored = {
-        layer.name: storage(layer.matrix_shape, format, granularity, group)
-        if layer.name in chosen
+        layer.name: storage(layer.matrix_shape, *quantizers[layer.name])
+        if layer.name in quantizers
         else Storage(layer.weight.numel(), layer.weight.numel() * plain_bits, 0, 0, 0)
         for layer in layers
     }

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from torch import nn
 from transformers import WhisperForConditionalGeneration
 
+from wq.numerics.effective import Quantizer
 from wq.whisper.roles import LINEAR_ROLES, expand
+from wq.whisper.schemes import Assignment, by_role
 
 
 @dataclass(frozen=True)
@@ -59,3 +61,11 @@ def select(layers: Sequence[Layer], roles: Sequence[str]) -> list[Layer]:
     """The layers whose role any of the patterns names. Raises ValueError for a pattern that names none."""
     chosen = expand(roles)
     return [layer for layer in layers if layer.role in chosen]
+
+
+def assign(
+    layers: Sequence[Layer], weights: Sequence[Assignment[Quantizer]]
+) -> list[tuple[Layer, Quantizer]]:
+    """The layers whose weights are quantized, and how."""
+    quantizers = by_role(weights)
+    return [(layer, quantizers[layer.role]) for layer in layers if layer.role in quantizers]

@@ -33,6 +33,11 @@ def expand(patterns: Sequence[str]) -> tuple[str, ...]:
     return tuple(role for role in ROLES if any(matches(role, pattern) for pattern in patterns))
 
 
+def is_decoders(role: str) -> bool:
+    """Whether a layer of this role belongs to the decoder, to which the token embedding counts."""
+    return role.startswith(("decoder.", "embedding"))
+
+
 def shorten(roles: Sequence[str]) -> tuple[str, ...]:
     """The shortest names for a set of roles: `encoder.mlp` for both of its layers, `encoder` for all."""
     names: list[str] = []
