@@ -7,6 +7,7 @@ systems the same draws serve both, so that what makes an utterance hard for both
 seed gives the same digits.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -49,7 +50,7 @@ def bootstrap_interval(
     errors, words: [utterances]. ValueError: unequal shapes, no utterances, or an utterance without words.
     """
     errors, words = _checked(words, errors)
-    rates = _resampled_rates(errors, words, resamples, seed)
+    rates = resampled_rates(errors[None], words, resamples, seed)[:, 0]
     return _percentile_interval(rates, level)
 
 
@@ -72,7 +73,7 @@ def compare(
     """
     errors, reference_errors, changed, words = _checked(words, errors, reference_errors, changed)
     difference = errors - reference_errors
-    deltas = _resampled_rates(difference, words, resamples, seed)
+    deltas = resampled_rates(difference[None], words, resamples, seed)[:, 0]
     interval = _percentile_interval(deltas, level)
     tail = min(np.count_nonzero(deltas <= 0), np.count_nonzero(deltas >= 0))
     return Comparison(
@@ -85,12 +86,75 @@ def compare(
     )
 
 
+def pairwise_p(errors: ArrayLike, words: ArrayLike, *, resamples: int = 10_000, seed: int = 0) -> np.ndarray:
+    """Two-sided p-values [points, points] of "these two points have the same rate", for all pairs at once.
+
+    errors: [points, utterances]; words: [utterances]. A difference is divided by its bootstrap standard
+    error, over the same resamples for all points, and taken as normal (Efron & Tibshirani 1993, chapter 13):
+    unlike shares of resamples, such p-values have no floor and can be corrected over many pairs. Equal rates
+    have a p of 1, and so has everything where there is but one utterance. Raises as `bootstrap_interval`
+    does.
+    """
+    errors, words = _checked(words, errors)
+    rates = resampled_rates(errors, words, resamples, seed)
+    rates -= rates.mean(axis=0)
+    covariance = rates.T @ rates / (resamples - 1)
+    variance = np.diag(covariance)
+    spread = np.sqrt(np.maximum(variance[:, None] + variance - 2 * covariance, 0))
+    if len(words) > 1:
+        spread *= math.sqrt(len(words) / (len(words) - 1))
+    observed = errors.sum(axis=1)
+    delta = np.abs(observed[:, None] - observed) / words.sum()
+    known = (delta > 0) & (len(words) > 1)
+    with np.errstate(divide="ignore"):
+        z = np.divide(delta, spread, out=np.zeros_like(delta), where=known)
+    return _two_sided(z)
+
+
+def holm(p_values: ArrayLike) -> np.ndarray:
+    """Adjusted p-values, in the order given: rejecting those of at most `level` makes any false rejection
+    among them all have a probability of at most `level` (Holm 1979).
+
+    A p from R resamples is never below 2 / (R + 1), so that of more than level * (R + 1) / 2 of them, 250 of
+    10,000 resamples, none can pass.
+
+    >>> holm([0.01, 0.04, 0.03]).tolist()
+    [0.03, 0.06, 0.06]
+    """
+    p_values = np.asarray(p_values, float)
+    if p_values.ndim != 1 or not ((p_values >= 0) & (p_values <= 1)).all():
+        raise ValueError("p-values are a list of numbers from 0 to 1; leave out those that are missing")
+    order = np.argsort(p_values, kind="stable")
+    remaining = np.arange(len(order), 0, -1)
+    adjusted = np.empty_like(p_values)
+    adjusted[order] = np.minimum(np.maximum.accumulate(p_values[order] * remaining), 1)
+    return adjusted
+
+
+def resampled_rates(errors: np.ndarray, words: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """Pooled rates [resamples, points] of resampled corpora, the same ones for all points.
+
+    errors: integers [points, utterances]; words: integers [utterances].
+    """
+    counted = np.vstack([errors, words]).T
+    # All sums are integers below 2^24 and so exact in float32, whatever order they are added in
+    exact = np.abs(counted).max() * len(counted) < 1 << 24
+    counted = counted.astype(np.float32 if exact else np.float64)
+    rates = np.empty((resamples, len(errors)))
+    done = 0
+    for counts in _draws(len(words), resamples, seed):
+        sums = counts.astype(counted.dtype) @ counted
+        np.divide(sums[:, :-1], sums[:, -1:], out=rates[done : done + len(counts)], dtype=np.float64)
+        done += len(counts)
+    return rates
+
+
 def _checked(words: ArrayLike, *others: ArrayLike) -> list[np.ndarray]:
-    """The arrays as int64, `words` last."""
+    """The arrays as int64, `words` last. Those before it have one entry per utterance in their last axis."""
     arrays = [np.asarray(array).astype(np.int64) for array in (*others, words)]
-    shapes = {array.shape for array in arrays}
-    if len(shapes) > 1 or arrays[-1].ndim != 1:
-        raise ValueError(f"arrays of shapes {sorted(shapes)}; give one entry per utterance in each")
+    if arrays[-1].ndim != 1 or any(array.shape[-1:] != arrays[-1].shape for array in arrays):
+        shapes = sorted({array.shape for array in arrays})
+        raise ValueError(f"arrays of shapes {shapes}; give one entry per utterance in each")
     if arrays[-1].size == 0:
         raise ValueError("no utterances; a rate needs at least one")
     if arrays[-1].min() < 1:
@@ -98,25 +162,22 @@ def _checked(words: ArrayLike, *others: ArrayLike) -> list[np.ndarray]:
     return arrays
 
 
-def _resampled_rates(errors: np.ndarray, words: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """[resamples] pooled rates of resampled corpora."""
-    return np.concatenate(
-        [
-            errors[draws].sum(axis=1) / words[draws].sum(axis=1)
-            for draws in _draws(len(words), resamples, seed)
-        ]
-    )
-
-
 def _draws(utterances: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """Indices [some resamples, utterances] into the corpus, a block at a time."""
+    """How often each utterance is drawn, [some resamples, utterances], a block at a time."""
     generator = np.random.default_rng(seed)
     rows = max(1, DRAWS_AT_ONCE // utterances)
     for start in range(0, resamples, rows):
         size = (min(rows, resamples - start), utterances)
-        yield generator.integers(utterances, size=size, dtype=np.int32)
+        draws = generator.integers(utterances, size=size, dtype=np.int32)
+        draws += np.arange(size[0], dtype=np.int32)[:, None] * utterances
+        yield np.bincount(draws.ravel(), minlength=draws.size).reshape(size)
 
 
 def _percentile_interval(values: np.ndarray, level: float) -> Interval:
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(low), float(high))
+
+
+def _two_sided(z: np.ndarray) -> np.ndarray:
+    """The probability of a standard normal value at least as far from zero."""
+    return np.vectorize(math.erfc, otypes=[float])(np.abs(z) / math.sqrt(2))
