@@ -145,13 +145,13 @@ def test_standings_equal_the_definition(points, seed):
 
 
 def test_standings_are_rarely_wrong_where_nothing_or_everything_is_to_be_found():
-    """Any wrong standing among eight points, in some 5 % of corpora: with rates that are all the same, so that
-    only the smallest may stand on the front, and with a step down after every second point. Uncorrected it
-    would be 18 % of corpora and more."""
+    """Any wrong standing among eight points, in some 5 % of corpora: with rates that are all the same, so
+    that only the smallest may stand on the front, and with a step down after every second point. Without
+    correction it would be 18 % of corpora and more."""
     sizes = list(range(1, 9))
     for rates in (np.full(8, 0.1), np.repeat([0.4, 0.3, 0.2, 0.1], 2)):
         wrong = 0
-        for seed in range(300):
+        for seed in range(500):
             generator = np.random.default_rng(seed)
             ease = generator.uniform(0.5, 1.5, UTTERANCES)  # what is hard is hard for all
             errors = generator.binomial(WORDS, np.minimum(1, rates[:, None] * ease))
@@ -162,4 +162,4 @@ def test_standings_are_rarely_wrong_where_nothing_or_everything_is_to_be_found()
                 (standing == "on" and not on[n]) or (standing == "off" and not off[n])
                 for n, standing in enumerate(found)
             )
-        assert wrong <= 0.08 * 300
+        assert wrong <= 0.07 * 500

@@ -90,25 +90,24 @@ def pairwise_p(errors: ArrayLike, words: ArrayLike, *, resamples: int = 10_000, 
     """Two-sided p-values [points, points] of "these two points have the same rate", for all pairs at once.
 
     errors: [points, utterances]; words: [utterances]. A difference is divided by its bootstrap standard
-    error, over the same resamples for all points, and taken as normal (Efron & Tibshirani 1993, chapter 13):
-    unlike shares of resamples, such p-values have no floor and can be corrected over many pairs. Equal rates
-    have a p of 1, and so has everything where there is but one utterance. Raises as `bootstrap_interval`
-    does.
+    error, over the same resamples for all points, and referred to Student's t with utterances - 1 degrees of
+    freedom (Efron & Tibshirani 1993, chapter 12): unlike shares of resamples, such p-values have no floor
+    and can be corrected over many pairs. Equal rates have a p of 1, and so has everything where there is but
+    one utterance. Raises as `bootstrap_interval` does.
     """
     errors, words = _checked(words, errors)
     rates = resampled_rates(errors, words, resamples, seed)
     rates -= rates.mean(axis=0)
     covariance = rates.T @ rates / (resamples - 1)
-    variance = np.diag(covariance)
+    variance, freedom = np.diag(covariance), len(words) - 1
     spread = np.sqrt(np.maximum(variance[:, None] + variance - 2 * covariance, 0))
-    if len(words) > 1:
-        spread *= math.sqrt(len(words) / (len(words) - 1))
-    observed = errors.sum(axis=1)
-    delta = np.abs(observed[:, None] - observed) / words.sum()
-    known = (delta > 0) & (len(words) > 1)
-    with np.errstate(divide="ignore"):
-        z = np.divide(delta, spread, out=np.zeros_like(delta), where=known)
-    return _two_sided(z)
+    total = errors.sum(axis=1)
+    delta = np.abs(total[:, None] - total) / words.sum()
+    if not freedom:
+        return np.ones_like(delta)
+    with np.errstate(divide="ignore"):  # a difference without spread is as sure as can be
+        t = np.divide(delta, spread, out=np.zeros_like(delta), where=delta > 0)
+    return two_sided(_as_normal(t * math.sqrt(freedom / len(words)), freedom))
 
 
 def holm(p_values: ArrayLike) -> np.ndarray:
@@ -178,6 +177,11 @@ def _percentile_interval(values: np.ndarray, level: float) -> Interval:
     return Interval(float(low), float(high))
 
 
-def _two_sided(z: np.ndarray) -> np.ndarray:
+def _as_normal(t: np.ndarray, freedom: int) -> np.ndarray:
+    """The standard normal values as unlikely as those of Student's t, or hardly less so (Wallace 1959)."""
+    return (8 * freedom + 1) / (8 * freedom + 3) * np.sqrt(freedom * np.log1p(t * t / freedom))
+
+
+def two_sided(z: ArrayLike) -> np.ndarray:
     """The probability of a standard normal value at least as far from zero."""
     return np.vectorize(math.erfc, otypes=[float])(np.abs(z) / math.sqrt(2))
