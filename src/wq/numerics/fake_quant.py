@@ -100,10 +100,12 @@ def quantize(
     shared = shared_scales(values, effective, amin, amax)
     scales: list[Scale] = []
     for x_blocks, code_blocks in _parts(values, codes, effective):
-        scale = shared.scale_of(x_blocks, format)
-        rounded = round_elements_(scale.divide_(x_blocks.clone()), format, scale.zero_point)
-        code_blocks.copy_(encode(rounded, format, scale.zero_point))
-        scales.append(scale)
+        tiles: list[Scale] = []
+        for x_tile, code_tile, scale in _tiles(x_blocks, code_blocks, format, shared):
+            rounded = round_elements_(scale.divide_(x_tile), format, scale.zero_point)
+            code_tile.copy_(encode(rounded, format, scale.zero_point))
+            tiles.append(scale)
+        scales.append(shared.scale or _joined(tiles))
     if format.is_cast:
         return Quantized(codes, None, None, None, effective)
     shape = scale_shape(tuple(x.shape), effective.granularity, effective.group or x.shape[-1])
@@ -153,6 +155,14 @@ def _parts(values: Tensor, out: Tensor, effective: Effective) -> Iterator[tuple[
     granularity = "tensor" if effective.format.is_cast else effective.granularity
     group = effective.group or values.shape[-1]
     return zip(blocks(values, granularity, group), blocks(out, granularity, group), strict=True)
+
+
+def _joined(tiles: list[Scale]) -> Scale:
+    """The scales of tiles that follow each other."""
+    zero_points = [tile.zero_point for tile in tiles if tile.zero_point is not None]
+    return Scale(
+        torch.cat([tile.scale for tile in tiles]), None, torch.cat(zero_points) if zero_points else None
+    )
 
 
 def _tiles(
