@@ -19,7 +19,7 @@ from tests.conftest import REAL, Run
 from wq.study.tracking import GRID, PARENT, Store
 
 GRID_COMMAND = ("-m", "format=int4,nvfp4", "group=32,128", "limit=5", "resamples=200")
-POINTS = {"fp32", "int4-g32", "int4", "nvfp4-g32", "nvfp4-g128"}
+POINTS = {"fp32", "int4-g32", "int4-g128", "nvfp4-g32", "nvfp4-g128"}
 
 
 def runs_of(directory: Path, status: str = "FINISHED") -> list:

@@ -340,20 +340,15 @@ def as_config(composed: DictConfig) -> Config:
 def compose(arguments: Sequence[str]) -> list[Config]:
     """The configurations of a command line without Hydra's application around it: one, or those of a grid.
 
-    Raises ConfigurationError.
+    Raises ConfigurationError, and Hydra's own errors, which `results.one_line` tells with their causes.
     """
     from hydra import compose as compose_one
     from hydra import initialize_config_dir
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
 
     register_schema()
-    try:
-        overrides = OverridesParser.create().parse_overrides(list(arguments))
-        (jobs,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            return [as_config(compose_one("config", overrides=job)) for job in jobs]
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigurationError(" ".join(str(error).split())) from error
+    overrides = OverridesParser.create().parse_overrides(list(arguments))
+    (jobs,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return [as_config(compose_one("config", overrides=job)) for job in jobs]
