@@ -6,7 +6,6 @@ once.
 """
 
 import re
-from collections.abc import Sequence
 from dataclasses import MISSING as _NO_DEFAULT
 from dataclasses import dataclass, field, fields, make_dataclass, replace
 from typing import Any
@@ -337,7 +336,7 @@ def as_config(composed: DictConfig) -> Config:
     return config
 
 
-def compose(arguments: Sequence[str]) -> list[Config]:
+def compose(arguments: list[str]) -> list[Config]:
     """The configurations of a command line without Hydra's application around it: one, or those of a grid.
 
     Raises ConfigurationError, and Hydra's own errors, which `results.one_line` tells with their causes.
@@ -348,7 +347,15 @@ def compose(arguments: Sequence[str]) -> list[Config]:
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     register_schema()
-    overrides = OverridesParser.create().parse_overrides(list(arguments))
-    (jobs,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
+    parser = OverridesParser.create()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        # An experiment's grid is the sweeper's; what is given beside it comes later and wins.
+        plain = [
+            str(each.input_line) for each in parser.parse_overrides(arguments) if not each.is_sweep_override()
+        ]
+        sweeper = compose_one("config", overrides=plain, return_hydra_config=True).hydra.sweeper
+        grid = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
+        (jobs,) = BasicSweeper.split_arguments(
+            parser.parse_overrides([*grid, *arguments]), max_batch_size=None
+        )
         return [as_config(compose_one("config", overrides=job)) for job in jobs]

@@ -55,7 +55,7 @@ def one_line(error: BaseException) -> str:
     origin = type(error).__module__.partition(".")[0]
     told = [error, error.__cause__] if origin in ("hydra", "omegaconf") and error.__cause__ else [error]
     text = " ".join(" ".join(str(part) for part in told).split())
-    text = re.sub(r" full_key: (\S*) object_type=\S+", "", text)  # omegaconf's own notes
+    text = re.sub(r" full_key: \S*( reference_type=\S+)? object_type=\S+", "", text)  # omegaconf's own notes
     explained = isinstance(error, ValueError | OSError) or origin in ("wq", "hydra", "omegaconf")
     return text if explained and text else f"{type(error).__name__}: {text}"
 
