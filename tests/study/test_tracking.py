@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from wq.study import results
-from wq.study.tracking import FAILURE, FINGERPRINT, PID, Store, StoreError, without_password
+from wq.study.reachability import StoreError, without_password
+from wq.study.selection import of_stores
+from wq.study.tracking import FAILURE, FINGERPRINT, PID, Store
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +51,7 @@ def test_the_newest_of_a_point_counts_once(store, tmp_path):
     finish(store, "abc", tmp_path, wer=0.25)
     finish(store, "abc", tmp_path, wer=0.5)
     finish(store, "xyz", tmp_path, wer=0.75)
-    rows = sorted(store.finished_rows(), key=lambda row: row["fingerprint"])
+    rows = sorted(of_stores([store]).rows, key=lambda row: row["fingerprint"])
     assert [row["wer"] for row in rows] == [0.5, 0.75]
 
 
@@ -108,7 +110,7 @@ def refusal(act):
 )
 def test_a_uri_that_leads_to_no_store_is_refused_without_mlflow(uri):
     script = (
-        "import sys; from wq.study.tracking import Store, StoreError\n"
+        "import sys; from wq.study.reachability import StoreError; from wq.study.tracking import Store\n"
         "try: Store(sys.argv[1], 'wq').check()\n"
         "except StoreError as error: print(error, 'mlflow' in sys.modules)"
     )
@@ -153,7 +155,7 @@ def test_a_deleted_experiment_is_named_with_its_remedy(database):
     store = Store(f"sqlite:///{database}", "deleted")
     store.check()
     store.client.delete_experiment(store.experiment_id)
-    for act in (Store(store.uri, "deleted").check, Store(store.uri, "deleted").finished_rows):
+    for act in (Store(store.uri, "deleted").check, Store(store.uri, "deleted").runs):
         text = refusal(act)
         assert "experiment_name=deleted" in text
         assert f"mlflow experiments restore -x {store.experiment_id})" in text
@@ -182,17 +184,17 @@ def test_the_report_leaves_out_runs_without_their_results(store, tmp_path, capsy
     finish(store, "xyz", tmp_path, wer=0.75)
     for _ in range(2):
         shutil.rmtree(artifacts(store, finish(store, "abc", tmp_path, wer=0.5)))
-    assert [row["fingerprint"] for row in store.finished_rows()] == ["xyz"]
+    assert [row["fingerprint"] for row in of_stores([store]).rows] == ["xyz"]
     assert capsys.readouterr().err == "2 finished runs are left out: their result.json cannot be read\n"
 
 
 def test_looking_creates_nothing(store, tmp_path):
     nowhere = tmp_path / "below" / "mlflow.db"
-    text = refusal(Store(f"sqlite:///{nowhere}", "wq").finished_rows)
+    text = refusal(Store(f"sqlite:///{nowhere}", "wq").runs)
     assert text.startswith(f"no store at {nowhere}; run some jobs with python -m wq.main")
     assert list(tmp_path.iterdir()) == []
     store.check()
-    text = refusal(Store(store.uri, "nosuch").finished_rows)
+    text = refusal(Store(store.uri, "nosuch").runs)
     assert "experiment_name=nosuch is not in" in text
     assert store.experiment in text
     assert store.client.get_experiment_by_name("nosuch") is None

@@ -22,10 +22,16 @@ COLOURS = (
     "#56b4e9", "#aa4499", "#999933", "#a6761d", "#44aa99",
 )  # fmt: skip
 CAST_COLOUR = "#76818d"
-SHAPES = {"none": "diamond", "tensor": "square", "channel": "triangle-up", "group": "circle"}
+SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "triangle-right")
 
 LINEAR_SIZE, MODEL_SIZE = "Linear layers with their scales, MB", "Whole model, MB"  # what x may be
-LINES = "Steps: Pareto front. Dashes: reference. Bars: 95 % confidence intervals. Faint: off the front."
+LINES = (
+    "Steps: Pareto front of the estimates. Dashes: reference. Bars: 95 % confidence intervals. "
+    "Hollow: undecided. Faint: off the front."
+)
+
+# Not a format, which a symlog scale would round to one digit
+TICK = "format(datum.value, '.4~r')"
 
 # Beyond this ratio of the worst rate to the best, a linear axis would press the good points onto one line.
 LINEAR_RATIO = 5
@@ -42,17 +48,24 @@ STEPS = (
 
 @dataclass(frozen=True)
 class Mark:
-    """One point to draw: `size` in MB, rates in %, the interval's ends where they are known."""
+    """One point to draw: `size` in MB, rates in %, the interval's ends where they are known; a cast is a
+    format without scales."""
 
     name: str
     format: str
-    granularity: str
+    activation: str
     size: float
     wer: float
     low: float | None
     high: float | None
     on_front: bool
+    standing: str
+    is_cast: bool
     is_reference: bool
+
+    @property
+    def is_faint(self) -> bool:
+        return self.standing == "off" or (self.standing == "unknown" and not self.on_front)
 
 
 @dataclass(frozen=True)
@@ -140,9 +153,9 @@ def _place_label(
 
 def format_colours(marks: Sequence[Mark]) -> dict[str, str]:
     """One colour for every format, to be shared by all panels; casts are grey."""
-    quantized = sorted({mark.format for mark in marks if mark.granularity != "none"})
-    casts = {mark.format: CAST_COLOUR for mark in marks}
-    return casts | {name: COLOURS[n % len(COLOURS)] for n, name in enumerate(quantized)}
+    quantized = sorted({mark.format for mark in marks if not mark.is_cast})
+    casts = dict.fromkeys(sorted({mark.format for mark in marks} - set(quantized)), CAST_COLOUR)
+    return {name: COLOURS[n % len(COLOURS)] for n, name in enumerate(quantized)} | casts
 
 
 def pareto_panel(
@@ -150,35 +163,35 @@ def pareto_panel(
 ) -> "alt.LayerChart":
     """The points of one model and test set, their intervals and front, and the reference's rate across.
 
-    The layer `points` holds one symbol for each mark, in the order given. `size` says what the marks' sizes
-    are of. A panel with a title says what its lines are.
+    `size` says what the marks' sizes are of. A panel with a title says what its lines are.
     """
     import altair as alt
 
     sizes = size_axis([mark.size for mark in marks])
     rates = wer_axis([rate for mark in marks for rate in (mark.low, mark.wer, mark.high) if rate is not None])
     formats = [name for name in colours if any(mark.format == name for mark in marks)]
-    granularities = [name for name in SHAPES if any(mark.granularity == name for mark in marks)]
+    activations = sorted({mark.activation for mark in marks}, key=lambda name: (name != "none", name))
 
     x = alt.X("size:Q", title=size)
     x = x.scale(type=sizes.kind, domain=[sizes.low, sizes.high], nice=False)
-    x = x.axis(values=sizes.ticks, format="~r", labelOverlap="greedy")
+    x = x.axis(values=sizes.ticks, labelExpr=TICK, labelOverlap="greedy")
     y_scale = alt.Scale(type=rates.kind, domain=[rates.low, rates.high], nice=False, zero=False)
     y = alt.Y("wer:Q", title="Word error rate, %", scale=y_scale)
-    y = y.axis(values=rates.ticks, format="~r", labelOverlap="greedy")
+    y = y.axis(values=rates.ticks, labelExpr=TICK, labelOverlap="greedy")
     colour = alt.Color("format:N", title="Format").scale(
         domain=formats, range=[colours[name] for name in formats]
     )
-    shape = alt.Shape("granularity:N", title="Scale per")
-    shape = shape.scale(domain=granularities, range=[SHAPES[name] for name in granularities])
-    opacity = alt.condition(alt.datum.on_front, alt.value(1.0), alt.value(0.55))
+    legend = alt.Legend() if len(activations) > 1 else None
+    shape = alt.Shape("activation:N", title="Activations", legend=legend)
+    shape = shape.scale(domain=activations, range=[SHAPES[n % len(SHAPES)] for n in range(len(activations))])
+    opacity = alt.condition(alt.datum.is_faint, alt.value(0.45), alt.value(1.0))
 
     def chart(name: str, values: Sequence[Any]) -> alt.Chart:
         return alt.Chart(alt.Data(values=list(values)), name=name)
 
-    bars = [vars(mark) for mark in marks if mark.low is not None and mark.high is not None]
+    bars = [_datum(mark) for mark in marks if mark.low is not None and mark.high is not None]
     layers = [
-        chart("reference", [vars(mark) for mark in marks if mark.is_reference][:1])
+        chart("reference", [_datum(mark) for mark in marks if mark.is_reference][:1])
         .mark_rule(strokeDash=[5, 4], color=REFERENCE)
         .encode(y=y),
         chart("front", _steps(marks, sizes.high))
@@ -187,15 +200,22 @@ def pareto_panel(
         chart("intervals", bars)
         .mark_rule(strokeWidth=1.4)
         .encode(x=x, y=alt.Y("low:Q", scale=y_scale), y2="high:Q", color=colour, opacity=opacity),
-        chart("points", [vars(mark) for mark in marks])
+        chart("points", [_datum(mark) for mark in marks if mark.standing != "undecided"])
         .mark_point(filled=True, size=90, strokeWidth=1)
-        .encode(x=x, y=y, color=colour, shape=shape, opacity=opacity, description="name:N"),
+        .encode(x=x, y=y, color=colour, shape=shape, opacity=opacity),
+        chart("undecided", [_datum(mark) for mark in marks if mark.standing == "undecided"])
+        .mark_point(fill="white", size=80, strokeWidth=1.6)
+        .encode(x=x, y=y, color=colour, shape=shape),
         chart("labels", _labels(marks, sizes, rates))
         .mark_text(align="left", baseline="middle", color=INK)
         .encode(x=alt.X("left:Q", scale=None), y=alt.Y("middle:Q", scale=None), text="text:N"),
     ]
     heading = alt.TitleParams(title, subtitle=LINES) if title else alt.Undefined
     return alt.LayerChart(layer=layers, width=WIDTH, height=HEIGHT, title=heading)
+
+
+def _datum(mark: Mark) -> dict[str, Any]:
+    return vars(mark) | {"is_faint": mark.is_faint}
 
 
 def _steps(marks: Sequence[Mark], right: float) -> list[dict[str, float]]:
@@ -237,11 +257,16 @@ def svg(chart: "alt.LayerChart | alt.VConcatChart", background: str | None = Non
     return vl_convert.vegalite_to_svg(chart.to_dict() | {"config": config})
 
 
-def png(panels: "Sequence[alt.LayerChart]") -> bytes:
-    """Panels one below the other, on white, at twice the size so that print is sharp."""
+def column(panels: "Sequence[alt.LayerChart]") -> str:
+    """Panels one below the other, on white, as SVG."""
     import altair as alt
+
+    stacked = alt.VConcatChart(vconcat=list(panels), spacing=40, padding=16)
+    return svg(stacked.resolve_scale(color="independent", shape="independent"), background="white")
+
+
+def png(drawing: str) -> bytes:
+    """An SVG as PNG, at twice the size so that print is sharp."""
     import vl_convert
 
-    column = alt.VConcatChart(vconcat=list(panels), spacing=40, padding=16)
-    column = column.resolve_scale(color="independent", shape="independent")
-    return vl_convert.svg_to_png(svg(column, background="white"), scale=2)
+    return vl_convert.svg_to_png(drawing, scale=2)

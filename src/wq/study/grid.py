@@ -110,19 +110,20 @@ def leave(wants_traceback: bool, code: int) -> None:
 
 def finish(sweep: Sweep, status: str) -> None:
     """The table and the report of a grid, and the end of its parent run. Raises where one has no result."""
-    from wq.study import report, results
+    from wq.study.report import format_table, write_report
+    from wq.study.selection import of_sweep
 
-    rows = results.collect(sweep.directory) if sweep.directory.is_dir() else []
-    unfinished = sum(row["status"] != "finished" for row in rows)
+    selection = of_sweep(sweep.directory)
+    rows, unfinished = selection.rows, len(selection.unfinished)
     if unfinished and status == "FINISHED":
         status = "FAILED"
     try:
         if rows:
-            print(report.format_table(rows))
+            print(format_table(selection))
         if len(rows) > unfinished:
-            for path in report.write_report(rows, sweep.directory, "wq grid").paths:
-                sweep.store.client.log_artifact(sweep.parent_run, str(path))
-                print(path)
+            written = write_report(selection, sweep.directory, "wq grid")
+            sweep.store.attach(sweep.parent_run, written.paths, written.markdown)
+            print("\n".join(map(str, written.paths)))
     finally:
         sweep.store.client.set_terminated(sweep.parent_run, status)
     if unfinished and status == "FAILED" and not failures:  # they failed in other processes

@@ -1,145 +1,55 @@
-"""`report.html`: one self-contained page. Prose, style and script are in `templates/`; texts are escaped."""
+"""`report.html`: one self-contained page. Prose, style and scripts are in `templates/`; texts are escaped."""
 
 import json
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from string import Template
 from typing import Any
 
-from wq.study.scenes import (
-    Row,
-    Scene,
-    decimal,
-    distinct,
-    interval,
-    megabytes,
-    name,
-    number,
-    percent,
-    problem,
-    unfinished,
-)
+from wq.study.page_data import page_data, together
+from wq.study.scenes import Row, Scene, distinct, megabytes, name, number, percent, problem
+from wq.study.selection import Selection
 
 TEMPLATES = Path(__file__).parent / "templates"
+SCRIPTS = ("write", "scale", "chart", "table", "details", "multiples", "report")  # in the order they need
+MANY = 150  # points: beyond, chart.js draws the front's intervals alone
 
 
-@dataclass(frozen=True)
-class Column:
-    """A column of the table: what people read, and the key it is sorted by. A minor one is not printed."""
-
-    title: str
-    meaning: str
-    text: Callable[[Row], str]
-    key: Callable[[Row], Any]
-    minor: bool = False
-
-
-def rate(title: str, meaning: str, column: str, digits: int = 2, minor: bool = False) -> Column:
-    return _numeric(title, meaning, column, partial(percent, digits=digits), minor)
-
-
-def size(title: str, meaning: str, column: str, minor: bool = False) -> Column:
-    return _numeric(title, meaning, column, megabytes, minor)
-
-
-def plain(title: str, meaning: str, column: str, digits: int = 0, minor: bool = False) -> Column:
-    return _numeric(title, meaning, column, partial(decimal, digits=digits), minor)
-
-
-def _numeric(
-    title: str, meaning: str, column: str, write: Callable[[float | None], str], minor: bool
-) -> Column:
-    return Column(
-        title, meaning, lambda row: write(number(row, column)), lambda row: number(row, column), minor
-    )
-
-
-def ends(title: str, meaning: str, column: str, signed: bool = False) -> Column:
-    return Column(
-        title,
-        meaning,
-        lambda row: interval(row, column, signed),
-        lambda row: number(row, f"{column}_ci_low"),
-    )
-
-
-def setting(title: str, meaning: str, column: str) -> Column:
-    def text(row: Row) -> str:
-        return "" if row.get(column) is None else str(row[column])
-
-    return Column(title, meaning, text, text)
-
-
-def _change(row: Row) -> str:
-    return "reference" if row.get("is_reference") else percent(number(row, "wer_delta"), signed=True)
-
-
-POINT = Column("Point", "its name; ● marks the Pareto front", name, name)
-SETTINGS = (
-    setting("Format", "number format of the weights", "format"),
-    setting("Scale per", "one scale for each of these", "granularity"),
-    setting("Group", "weights that share a scale", "group"),
-)
-# Shown only where the points of a scene differ in them
-VARYING = (
-    setting("Activation", "precision of the activations", "activation"),
-    setting("KV cache", "precision of keys and values", "kv_cache"),
-    setting("SmoothQuant", "smoothing before quantization", "smoothquant"),
-    setting("Layers", "which layers are quantized", "roles"),
-)
-RESULTS = (
-    rate("WER %", "word error rate, pooled over the test set", "wer"),
-    ends("95 % interval", "of WER: bootstrap over utterances", "wer"),
-    Column(
-        "Change",
-        "WER minus the reference's, in percentage points",
-        _change,
-        lambda row: number(row, "wer_delta"),
-    ),
-    ends("95 % interval", "of the change: paired bootstrap over utterances", "wer_delta", signed=True),
-    plain("p", "two-sided, that nothing changed; not corrected for the number of points", "wer_delta_p", 4),
-    size("Linear MB", "linear layers with their scales, 10^6 bytes", "linear_bytes"),
-    plain("Bits/weight", "of the linear layers, scales included", "bits_per_weight", 2),
-    size("Model MB", "the whole checkpoint, 10^6 bytes", "model_bytes"),
-    plain("Ratio", "the whole checkpoint at fp16 over this one", "compression_ratio", 2),
-    rate("Same %", "transcripts identical to the reference's", "unchanged", 1, minor=True),
-    rate("No worse %", "utterances with no more errors than the reference makes", "no_worse", 1, minor=True),
-    plain("Sub", "substituted words", "substitutions", minor=True),
-    plain("Del", "deleted words", "deletions", minor=True),
-    plain("Ins", "inserted words", "insertions", minor=True),
-    rate("CER %", "character error rate", "cer", minor=True),
-    plain("Loops", "transcripts that end in one phrase over and over", "repetition_loops", minor=True),
-    plain("Empty", "transcripts without a word", "empty_hypotheses", minor=True),
-    size("Peak MB", "measured at full precision: quantization is simulated", "peak_memory_bytes", minor=True),
-    plain("RTFx", "audio seconds per second, not those of a quantized kernel", "rtfx", 1, minor=True),
-)
-
-
-def render(title: str, scenes: Sequence[Scene], pictures: Sequence[str | None], rows: Sequence[Row]) -> str:
-    """The page as HTML. pictures: the SVG of each scene, None where none of its points can be drawn."""
-    failures = unfinished(rows)
+def render(title: str, selection: Selection) -> str:
+    """The page as HTML."""
+    scenes, failures = selection.scenes, selection.unfinished
     finished = [row for scene in scenes for row in scene.rows]
-    front = sum(sum(scene.on_front) for scene in scenes)
-    summary = f"{len(finished)} points, {front} on the Pareto front"
+    counts = [f"{len(finished)} points"]
+    if len(scenes) > 1:
+        counts.append(f"{len(scenes)} models and test sets")
+    if failures:
+        counts.append(f"{len(failures)} without a result")
     values = {
         column: escape(distinct(finished, column)) or "not set"
-        for column in ("normaliser", "resamples", "seed", "max_new_tokens", "batch_size", "device")
+        for column in (
+            "normaliser",
+            "resamples",
+            "seed",
+            "max_new_tokens",
+            "batch_size",
+            "device",
+            "language",
+        )
     }
+    several = enumerate(together(scenes))
     return _template("report.html").substitute(
         values,
         title=escape(title),
-        summary=summary + (f", {len(failures)} without a result" if failures else ""),
-        scenes="\n".join(map(_scene, range(len(scenes)), scenes, pictures)),
+        summary=", ".join(counts),
+        together="\n".join(_together(n, test_set, len(members)) for n, (test_set, members) in several),
+        scenes="\n".join(map(_scene, range(len(scenes)), scenes)),
         failures=_failures(failures),
         counts="; ".join(escape(f"{scene.name}: {_counts(scene)}") for scene in scenes) or "unknown",
         versions=escape(_versions(finished)) or "unknown",
         style=_template("report.css").template,
-        script=_template("report.js").template,
-        data=_json([{"rows": scene.rows, "drawn": scene.drawn} for scene in scenes]),
+        script="\n".join(_template(f"{script}.js").template for script in SCRIPTS),
+        data=_json(page_data(scenes)),
     )
 
 
@@ -148,27 +58,18 @@ def _template(file: str) -> Template:
 
 
 def _json(value: Any) -> str:
-    """JSON that can stand in a script element: no `<` that could end it, and no NaN, which JSON lacks."""
-    text = json.dumps(_finite(value), default=str)
+    """JSON that can stand in a script element: with no `<` that could end it."""
+    text = json.dumps(value, default=str, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _finite(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _scene(n: int, scene: Scene) -> str:
+    many = ", of the front alone among so many" if len(scene.drawn) > MANY else ""
+    return _template("scene.html").substitute(n=n, name=escape(scene.name), facts=_facts(scene), many=many)
 
 
-def _scene(n: int, scene: Scene, picture: str | None) -> str:
-    return _template("scene.html").substitute(
-        n=n,
-        name=escape(scene.name),
-        facts=_facts(scene),
-        picture=picture or '<p class="note">No point has both a size and an error rate: nothing to draw.</p>',
-        table=_table(scene),
-    )
+def _together(n: int, test_set: str, count: int) -> str:
+    return _template("together.html").substitute(n=n, name=escape(test_set), count=count)
 
 
 def _facts(scene: Scene) -> str:
@@ -186,44 +87,13 @@ def _facts(scene: Scene) -> str:
     )
 
 
-def _table(scene: Scene) -> str:
-    quantized = [row for row in scene.rows if not row.get("is_reference")]
-    varying = [column for column in VARYING if len({column.text(row) for row in quantized}) > 1]
-    columns = (*SETTINGS, *varying, *RESULTS)
-    header = "".join(
-        f'<th scope="col" class="{_classes(column)}" title="{escape(column.meaning)}">'
-        f"<button>{escape(column.title)}</button></th>"
-        for column in (POINT, *columns)
-    )
-    body = "".join(
-        f"<tr{' class=front' if on_front else ''}>{_point(row, on_front)}"
-        f"{''.join(_cell(column, row) for column in columns)}</tr>\n"
-        for row, on_front in zip(scene.rows, scene.on_front, strict=True)
-    )
-    return f"<table><thead><tr>{header}</tr></thead>\n<tbody>{body}</tbody></table>"
-
-
-def _point(row: Row, on_front: bool) -> str:
-    mark = ' <i title="on the Pareto front">●</i>' if on_front else ""
-    text = escape(name(row))
-    return f'<th scope="row" data-key="{text}"><button>{text}</button>{mark}</th>'
-
-
-def _cell(column: Column, row: Row) -> str:
-    key = column.key(row)
-    text = escape(column.text(row))
-    return f'<td class="{_classes(column)}" data-key="{"" if key is None else escape(str(key))}">{text}</td>'
-
-
-def _classes(column: Column) -> str:
-    return f"{'minor' if column.minor else ''} {'' if column in RESULTS else 'setting'}".strip()
-
-
 def _failures(rows: Sequence[Row]) -> str:
     if not rows:
         return ""
     lines = "".join(
-        f'<tr><th scope="row">{escape(name(row))}</th><td>{escape(problem(row))}</td></tr>\n' for row in rows
+        f'<tr><th scope="row"><bdi>{escape(name(row))}</bdi></th>'
+        f"<td><bdi>{escape(problem(row))}</bdi></td></tr>\n"
+        for row in rows
     )
     return f'<section><h2>Without a result</h2>\n<table class="failures">{lines}</table></section>'
 

@@ -1,14 +1,13 @@
-"""What a grid ends with: a table in the terminal, and `report.html`, `pareto.png` and `results.csv`."""
+"""What a grid ends with: a table in the terminal, a page, pictures, tables for spreadsheets and papers."""
 
-import csv
-import io
 import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from wq.study.report_text import cells, format_csv, format_markdown, format_tex, header, legend, mark
 from wq.study.results import write_whole
 from wq.study.scenes import (
     Row,
@@ -21,11 +20,10 @@ from wq.study.scenes import (
     number,
     percent,
     problem,
-    scenes,
     shortened,
     size_column,
-    unfinished,
 )
+from wq.study.selection import Selection
 
 if TYPE_CHECKING:
     from wq.study.figures import Mark
@@ -36,63 +34,70 @@ NAME_WIDTH = 32  # characters of a point's name, here and in the picture
 OVERRIDE = re.compile(r"[+~]*[\w./@-]+=")
 OVERRIDES = re.compile(rf" (?={OVERRIDE.pattern})")  # the spaces between them; a value may have some too
 
-# results.csv begins with these; the other columns follow in the order in which the rows have them.
-COLUMNS = (
-    "point", "status", "on_front", "is_reference",
-    "model", "dataset", "split", "format", "granularity", "group",
-    "wer", "wer_ci_low", "wer_ci_high", "wer_delta", "wer_delta_ci_low", "wer_delta_ci_high", "wer_delta_p",
-    "unchanged", "no_worse", "substitutions", "deletions", "insertions", "reference_words", "utterances",
-    "cer", "linear_bytes", "model_bytes", "bits_per_weight", "compression_ratio", "peak_memory_bytes", "rtfx",
-)  # fmt: skip
+PICTURES = ("pareto.png", "pareto.svg")
 
 
 @dataclass(frozen=True)
 class Report:
-    """The files written; `png` is None where no point has both a size and an error rate."""
+    """The files written, the page first, and the tables as Markdown; there are no pictures where no point has
+    both a size and an error rate."""
 
-    html: Path
-    png: Path | None
-    csv: Path
+    paths: list[Path]
+    markdown: str
 
     @property
-    def paths(self) -> list[Path]:
-        return [path for path in (self.html, self.png, self.csv) if path is not None]
+    def html(self) -> Path:
+        return self.paths[0]
 
 
-def write_report(rows: Sequence[Row], directory: Path, title: str) -> Report:
-    """Write `results.csv`, `pareto.png` and `report.html` into a directory, each one whole or not at all."""
-    from wq.study import figures
+def write_report(selection: Selection, directory: Path, title: str) -> Report:
+    """Write `report.html`, `results.csv`, `results.md`, `results.tex`, `pareto.png` and `pareto.svg` into a
+    directory, each one whole or not at all."""
     from wq.study.page import render
 
     directory.mkdir(parents=True, exist_ok=True)
-    groups = scenes(rows)
-    marks = [scene_marks(scene) for scene in groups]
-    colours = figures.format_colours([mark for group in marks for mark in group])
-    sizes = [figures.MODEL_SIZE if scene.is_whole_model else figures.LINEAR_SIZE for scene in groups]
-    pictures = [
-        figures.svg(figures.pareto_panel(group, colours, size)) if group else None
-        for group, size in zip(marks, sizes, strict=True)
-    ]
+    texts = {
+        "report.html": render(title, selection),
+        "results.csv": format_csv(selection),
+        "results.md": format_markdown(selection, title),
+        "results.tex": format_tex(selection),
+    }
+    for file, text in texts.items():
+        write_whole(directory / file, text)
+    paths = [directory / file for file in texts] + _draw(selection.scenes, directory)
+    return Report(paths, texts["results.md"])
 
-    html, png, table = (directory / file for file in ("report.html", "pareto.png", "results.csv"))
-    write_whole(table, format_csv(rows))
-    write_whole(html, render(title, groups, pictures, list(rows)))
-    png.unlink(missing_ok=True)  # of an earlier report, which might have had more points
+
+def _draw(groups: Sequence[Scene], directory: Path) -> list[Path]:
+    from wq.study import figures
+
+    png, svg = (directory / file for file in PICTURES)
+    for path in (png, svg):
+        path.unlink(missing_ok=True)  # of an earlier report, which might have had more points
+    drawn = [(scene, scene_marks(scene)) for scene in groups if scene.drawn]
+    colours = figures.format_colours([mark for _, marks in drawn for mark in marks])
     panels = [
-        figures.pareto_panel(group, colours, size, shortened(scene.name, WIDTH))
-        for scene, group, size in zip(groups, marks, sizes, strict=True)
-        if group
+        figures.pareto_panel(
+            marks,
+            colours,
+            figures.MODEL_SIZE if scene.is_whole_model else figures.LINEAR_SIZE,
+            shortened(scene.name, WIDTH),
+        )
+        for scene, marks in drawn
     ]
-    if panels:
-        beside = png.with_name(f".{png.name}")
-        beside.write_bytes(figures.png(panels))
-        beside.replace(png)
-    return Report(html, png if panels else None, table)
+    if not panels:
+        return []
+    drawing = figures.column(panels)
+    write_whole(svg, drawing)
+    beside = png.with_name(f".{png.name}")
+    beside.write_bytes(figures.png(drawing))
+    beside.replace(png)
+    return [png, svg]
 
 
 def scene_marks(scene: Scene) -> "list[Mark]":
     """The points of the picture, in the order of `scene.drawn`."""
-    from wq.study.figures import SHAPES, Mark
+    from wq.study.figures import Mark
 
     def rate(row: Row, column: str) -> float | None:
         value = number(row, column)
@@ -102,49 +107,25 @@ def scene_marks(scene: Scene) -> "list[Mark]":
         Mark(
             name=shortened(name(row), NAME_WIDTH),
             format=shortened(str(row.get("format") or "unknown"), NAME_WIDTH),
-            granularity=granularity if (granularity := str(row.get("granularity"))) in SHAPES else "group",
+            activation=shortened(str(row.get("activation") or "none"), NAME_WIDTH),
             size=(number(row, scene.size_column) or 0) / 1e6,
             wer=rate(row, "wer") or 0.0,
             low=rate(row, "wer_ci_low"),
             high=rate(row, "wer_ci_high"),
             on_front=scene.on_front[n],
+            standing=scene.standing[n],
+            is_cast=row.get("granularity") == "none",
             is_reference=row is scene.reference,
         )
         for n, row in ((n, scene.rows[n]) for n in scene.drawn)
     ]
 
 
-def format_csv(rows: Sequence[Row]) -> str:
-    """All columns of all rows, finished or not: rates as fractions, sizes in bytes, nothing where missing.
-
-    A text that a spreadsheet would take for a formula has an apostrophe before it.
-    """
-    on_front = {
-        id(row): on_front
-        for scene in scenes(rows)
-        for row, on_front in zip(scene.rows, scene.on_front, strict=True)
-    }
-    columns = dict.fromkeys((*COLUMNS, *(column for row in rows for column in row)))
-    file = io.StringIO()
-    writer = csv.DictWriter(file, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(
-        {column: _inert(value) for column, value in ({"on_front": on_front.get(id(row))} | row).items()}
-        for row in rows
-    )
-    return file.getvalue()
-
-
-def _inert(value: Any) -> Any:
-    """A cell that no spreadsheet computes; numbers stay numbers."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@")) else value
-
-
-def format_table(rows: Sequence[Row]) -> str:
+def format_table(selection: Selection) -> str:
     """All points for the terminal, at most 110 columns wide: the smallest first, the front marked with *, and
     those without a result at the end with the reason."""
-    blocks = [_scene_table(scene) for scene in scenes(rows)]
-    failures = unfinished(rows)
+    blocks = [_scene_table(scene) for scene in selection.scenes]
+    failures = selection.unfinished
     if failures:
         names = telling([name(row) for row in failures])
         width = min(NAME_WIDTH, max(map(len, names)))
@@ -176,32 +157,18 @@ def _ending(text: str, width: int) -> str:
 
 
 def _scene_table(scene: Scene) -> str:
-    size = "model MB" if scene.is_whole_model else "MB"
-    header = ("", "point", "WER %", "95 % interval", "change", "95 % interval", size, "bits/weight")
-    lines: list[tuple[str, ...]] = [header]
-    for row, on_front in zip(scene.rows, scene.on_front, strict=True):
-        is_reference = bool(row.get("is_reference"))
-        lines.append(
-            (
-                "*" if on_front else "",
-                name(row),
-                percent(number(row, "wer")),
-                interval(row, "wer"),
-                "reference" if is_reference else percent(number(row, "wer_delta"), signed=True),
-                "" if is_reference else interval(row, "wer_delta", signed=True),
-                megabytes(number(row, scene.size_column)),
-                decimal(number(row, "bits_per_weight"), 2),
-            )
-        )
-    widths = [max(len(line[n]) for line in lines) for n in range(len(header))]
+    lines = [
+        ("", *header(scene)),
+        *((mark(scene, n), *cells(scene, row)) for n, row in enumerate(scene.rows)),
+    ]
+    widths = [max(len(line[n]) for line in lines) for n in range(len(lines[0]))]
     room = WIDTH - sum(widths) + widths[1] - 2 * (len(widths) - 1)
-    widths[1] = min(widths[1], max(room, len(header[1])))
+    widths[1] = min(widths[1], max(room, len("point")))
     table = "\n".join(
         "  ".join(_fit(cell, width) if n == 1 else cell.rjust(width) for n, (cell, width) in enumerate(line))
         for line in (zip(line, widths, strict=True) for line in lines)
     )
-    note = "* on the Pareto front: points with a lower WER are larger, and smaller points have a higher WER"
-    return f"{_plain(shortened(scene.name, WIDTH))}\n{table}\n{note}"
+    return f"{_plain(shortened(scene.name, WIDTH))}\n{table}\n{legend(scene)}"
 
 
 def format_line(row: Row) -> str:

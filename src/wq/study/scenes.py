@@ -4,12 +4,15 @@ A row is the flat content of a `result.json`. Rows come from any version and may
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from wq.study.pareto import front
+from wq.study.standing import Errors, read_errors, standings
+from wq.study.statistics import holm
 
 Row = dict[str, Any]
 
@@ -22,19 +25,26 @@ BEYOND_LINEAR = ("conv", "embedding", "*")  # roles with any of these in them ar
 class Scene:
     """The finished points of one model on one test set, by size: they share a front and a reference.
 
-    `note` is what tells it from another scene of the same names.
+    `note` is what tells it from another scene of the same names, `transcripts` where the points' utterances
+    are, by fingerprint.
     """
 
     rows: list[Row]
     note: str = ""
+    transcripts: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
-        model, dataset, split, limit = (self.rows[0].get(column) for column in SCENE)
-        test_set = " ".join(str(part) for part in (dataset, split) if part is not None)
-        parts = [model, test_set or None, f"{limit} utterances at most" if limit is not None else None]
-        named = ", ".join(str(part) for part in parts if part is not None) or "all points"
-        return f"{named}, {self.note}" if self.note else named
+        model = self.rows[0].get("model")
+        parts = (None if model is None else str(model), self.test_set, self.note)
+        return ", ".join(filter(None, parts)) or "all points"
+
+    @property
+    def test_set(self) -> str:
+        dataset, split, limit = (self.rows[0].get(column) for column in ("dataset", "split", "limit"))
+        named = " ".join(str(part) for part in (dataset, split) if part is not None)
+        limited = f"{limit} utterances at most" if limit is not None else None
+        return ", ".join(filter(None, (named, limited)))
 
     @cached_property
     def size_column(self) -> str:
@@ -47,7 +57,31 @@ class Scene:
 
     @cached_property
     def on_front(self) -> list[bool]:
+        """By the estimates alone."""
         return front([(number(row, self.size_column), number(row, "wer")) for row in self.rows])
+
+    @cached_property
+    def errors(self) -> Errors | None:
+        return read_errors(self.rows, self.transcripts)
+
+    @cached_property
+    def standing(self) -> list[str]:
+        """on, off, undecided or unknown: the front with its uncertainty."""
+        return self.standing_by(self.size_column)
+
+    def standing_by(self, column: str) -> list[str]:
+        """The same for another measure of size."""
+        sizes = [number(row, column) for row in self.rows]
+        first = self.reference or self.rows[0]
+        return standings(sizes, self.errors, resamples=first.get("resamples"), seed=first.get("seed"))
+
+    @cached_property
+    def corrected_p(self) -> list[float | None]:
+        """The p-values of the changes, Holm-corrected over the points of the scene."""
+        raw = [number(row, "wer_delta_p") for row in self.rows]
+        tested = [n for n, p in enumerate(raw) if p is not None and 0 <= p <= 1]
+        corrected = dict(zip(tested, holm([raw[n] or 0.0 for n in tested]).tolist(), strict=True))
+        return [corrected.get(n) for n in range(len(raw))]
 
     @property
     def drawn(self) -> list[int]:
@@ -68,13 +102,16 @@ class Scene:
         return next((row for low, row in lows if low is not None and low <= 0), None)
 
 
-def scenes(rows: Iterable[Row]) -> list[Scene]:
-    """The finished rows, grouped by the reference they are compared with, in order of appearance."""
+def scenes(rows: Iterable[Row], transcripts: Mapping[str, Path] | None = None) -> list[Scene]:
+    """The finished rows, grouped by the reference they are compared with, in order of appearance.
+
+    transcripts: where the utterances of a point are, by its fingerprint.
+    """
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
         if is_finished(row):
             groups.setdefault(_identity(row), []).append(row)
-    found = [Scene(_by_size(group)) for group in groups.values()]
+    found = [Scene(_by_size(group), transcripts=transcripts or {}) for group in groups.values()]
     return _told_apart(_told_apart(found, _settings), _reference)
 
 

@@ -36,7 +36,7 @@ DESCRIPTION, TABLES = "mlflow.note.content", "mlflow.loggedArtifacts"
 FINGERPRINT, GRID, HOST, PID, FAILURE = "wq.fingerprint", "wq.grid", "wq.host", "wq.pid", "wq.error"
 PARENT_VARIABLE = "WQ_PARENT_RUN"
 
-LONGEST_PARAM, PARAMS_AT_ONCE = 6000, 100  # what every MLflow server takes
+LONGEST_PARAM, PARAMS_AT_ONCE, LONGEST_TAG = 6000, 100, 5000  # what every MLflow server takes
 NEWEST: dict[str, Any] = {"order_by": ["attributes.start_time DESC"], "max_results": 1000}
 
 
@@ -244,6 +244,14 @@ class Store:
         shown = [{"path": path.name, "type": "table"} for path in tables]
         if shown:
             self.client.set_tag(run_id, TABLES, json.dumps(shown))
+
+    def attach(self, run_id: str, artifacts: Iterable[Path], description: str) -> None:
+        """Give a run files, and a description in Markdown, cut where MLflow takes no more."""
+        for path in artifacts:
+            self.client.log_artifact(run_id, str(path))
+        if len(description) > LONGEST_TAG:
+            description = description[:LONGEST_TAG].rpartition("\n")[0] + "\n\n…"
+        self.client.set_tag(run_id, DESCRIPTION, description)
 
     def record_test_set(self, run_id: str, name: str, digest: str, source: Row, counts: Row) -> None:
         """The test set as the run's input. source: where it comes from, `type` being MLflow's word for the

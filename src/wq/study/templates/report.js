@@ -1,97 +1,110 @@
-"use strict";
+// Puts a chart, a table and the small multiples into every scene, and a chart of several models above them.
 
-const scenes = JSON.parse(document.getElementById("data").textContent);
+const report = JSON.parse(document.getElementById("data").textContent);
 const tip = document.getElementById("tip");
-const details = document.getElementById("details");
 
-const percent = (value) => (typeof value === "number" ? (100 * value).toFixed(2) : "-");
-const signed = (value) => (value > 0 ? "+" : "") + percent(value);
-const interval = (row, column, write) => `[${write(row[column + "_ci_low"])}, ${write(row[column + "_ci_high"])}]`;
-const nameOf = (row) => row.point || row.fingerprint || "unnamed";
+for (const scene of report.scenes)
+  scene.rows = scene.rows.map((values, n) => {
+    const row = { ...scene.shared };
+    scene.columns.forEach((column, m) => { row[column] = values[m]; });
+    row.standings = {};
+    for (const [column, standings] of Object.entries(scene.standings)) row.standings[column] = standings[n];
+    row.worst = scene.worst[n];
+    row.front = row.standings[scene.size_column];
+    return row;
+  });
 
-// What hovering over a point says; all text goes in as text, never as HTML.
-function summary(row) {
-  const lines = [nameOf(row), `WER ${percent(row.wer)} % ${interval(row, "wer", percent)}`];
-  if (typeof row.wer_delta === "number")
-    lines.push(`change ${signed(row.wer_delta)} ${interval(row, "wer_delta", signed)}`);
-  if (typeof row.linear_bytes === "number") lines.push(`linear layers ${(row.linear_bytes / 1e6).toFixed(2)} MB`);
-  if (typeof row.model_bytes === "number") lines.push(`whole model ${(row.model_bytes / 1e6).toFixed(2)} MB`);
-  if (typeof row.bits_per_weight === "number") lines.push(`${row.bits_per_weight.toFixed(2)} bits per weight`);
-  return lines.join("\n");
-}
+// One colour for every format and one shape for every activation scheme, the same on the whole page.
+const everyRow = report.scenes.flatMap((scene) => scene.rows);
+const isCast = (row) => row.granularity === "none";
+const formats = distinct(everyRow.filter((row) => !isCast(row)).map((row) => plain(row.format))).sort();
+const activations = distinct(everyRow.map((row) => plain(row.activation) || "none")).sort((a, b) => (b === "none") - (a === "none") || a.localeCompare(b));
+const COLOURS = 10; // of the style sheet
+const look = (row) => ({
+  colour: isCast(row) ? "var(--cast)" : `var(--colour-${formats.indexOf(plain(row.format)) % COLOURS})`,
+  shape: activations.indexOf(plain(row.activation) || "none"),
+});
 
-function showTip(row, x, y) {
+function showTip(row, [x, y]) {
   tip.textContent = summary(row);
   tip.hidden = false;
   tip.style.left = `${Math.max(4, Math.min(x + 14, innerWidth - tip.offsetWidth - 8))}px`;
-  tip.style.top = `${y + 14 + tip.offsetHeight > innerHeight ? y - tip.offsetHeight - 10 : y + 14}px`;
+  tip.style.top = `${y + 14 + tip.offsetHeight > innerHeight ? Math.max(4, y - tip.offsetHeight - 10) : y + 14}px`;
 }
 
-function showDetails(row) {
-  document.getElementById("details-name").textContent = nameOf(row);
-  document.getElementById("details-command").textContent = row.command || "not recorded";
-  document.getElementById("details-values").replaceChildren(
-    ...Object.entries(row).filter(([, value]) => value !== null).flatMap(([column, value]) => {
-      const term = document.createElement("dt"), text = document.createElement("dd");
-      term.textContent = column;
-      text.textContent = typeof value === "object" ? JSON.stringify(value) : String(value);
-      return [term, text];
-    }),
-  );
+function select(title, options, change) {
+  const choices = options.map((option, n) => element("option", { value: n }, option.title));
+  return element("label", {}, `${title} `, element("select", { onchange: (event) => change(options[event.target.value]) }, ...choices));
+}
+
+const swatch = (shape, colour) => drawn("svg", { viewBox: "-8 -8 16 16", class: "swatch", "aria-hidden": "true" }, drawn("path", { d: SHAPES[shape % SHAPES.length], style: `color:${colour}` }));
+
+// A switch for each format and each activation scheme among the rows.
+function legend(rows, hidden, change) {
+  const items = [
+    ...distinct(rows.map((row) => plain(row.format))).sort().map((format) => ["format", format, 0, look(rows.find((row) => plain(row.format) === format)).colour]),
+    ...distinct(rows.map((row) => plain(row.activation) || "none")).map((activation) => ["activation", activation, activations.indexOf(activation), "var(--muted)"]),
+  ];
+  const several = (kind) => items.filter(([other]) => other === kind).length > 1;
+  const entries = items.filter(([kind]) => several(kind)).map(([kind, value, shape, colour]) => {
+    const button = element("button", { type: "button", "aria-pressed": "true", onclick: () => {
+      const key = `${kind} ${value}`;
+      hidden.has(key) ? hidden.delete(key) : hidden.add(key);
+      button.setAttribute("aria-pressed", String(!hidden.has(key)));
+      change();
+    } }, swatch(shape, colour), kind === "activation" ? `activations ${shortened(value, 30)}` : shortened(value || "unknown", 30));
+    return element("li", {}, button);
+  });
+  return element("ul", { class: "legend", "aria-label": "Formats and activation schemes: press to hide or show" }, ...entries);
+}
+
+// Chart, legend and axis switches in a section; gives the chart and what says which rows are shown.
+function chartIn(section, groups, first, onPoint, changed) {
+  const rows = groups.flatMap((group) => group.rows);
+  const hidden = new Set();
+  let matches = () => true;
+  const sizes = sizesWith(rows).sort((a, b) => (b.column === first) - (a.column === first));
+  const rates = ratesWith(rows);
+  const isShown = (row) => !hidden.has(`format ${plain(row.format)}`) && !hidden.has(`activation ${plain(row.activation) || "none"}`) && matches(row);
+  const view = { size: sizes[0] || SIZES[0], rate: rates[0] || RATES[0], isShown, look };
+  const figure = section.querySelector("figure");
+  const chart = new Chart(figure, groups, view, open, onPoint);
+  const update = () => { chart.render(); changed(); };
+  section.querySelector(".controls").append(
+    select("Size", sizes, (size) => { view.size = size; chart.draw(); }),
+    select("Error", rates, (rate) => { view.rate = rate; chart.draw(); }));
+  figure.before(legend(rows, hidden, update));
+  return { chart, isShown, match: (test) => { matches = test; update(); } };
+}
+
+function open(row) {
   tip.hidden = true;
-  details.showModal();
+  showDetails(row);
 }
 
-// Numbers by value and before text, whatever is missing last in either direction.
-function compare(a, b) {
-  const x = Number(a), y = Number(b);
-  if (!Number.isNaN(x) && !Number.isNaN(y)) return x - y;
-  return a.localeCompare(b, undefined, { numeric: true });
-}
-
-function sortBy(table, header) {
-  const column = header.cellIndex;
-  const descending = header.getAttribute("aria-sort") === "ascending";
-  for (const other of header.parentNode.cells) other.removeAttribute("aria-sort");
-  header.setAttribute("aria-sort", descending ? "descending" : "ascending");
-  const keyed = [...table.tBodies[0].rows].map((row) => [row.cells[column].dataset.key, row]);
-  keyed.sort(([a], [b]) => (a === "") - (b === "") || (descending ? -1 : 1) * compare(a, b));
-  table.tBodies[0].append(...keyed.map(([, row]) => row));
-}
-
-for (const section of document.querySelectorAll(".scene")) {
-  const { rows, drawn } = scenes[Number(section.dataset.scene)];
-  const table = section.querySelector("table");
-  const lines = [...table.tBodies[0].rows]; // as written, so by the number of their row
-  const points = [...section.querySelectorAll(".points_marks path")];
-
-  const light = (n, on) => {
-    lines[n].classList.toggle("lit", on);
-    points[drawn.indexOf(n)]?.classList.toggle("lit", on);
+function scene(section, { rows, size_column: first }) {
+  let table = null;
+  const onPoint = (row, chart) => {
+    table?.light(row);
+    if (row) showTip(row, chart.spot);
+    else tip.hidden = true;
   };
-
-  points.forEach((point, m) => {
-    const n = drawn[m];
-    point.setAttribute("tabindex", "0");
-    point.setAttribute("role", "button");
-    point.addEventListener("mousemove", (event) => showTip(rows[n], event.clientX, event.clientY));
-    point.addEventListener("focus", () => {
-      const box = point.getBoundingClientRect();
-      showTip(rows[n], box.right, box.bottom);
-    });
-    for (const type of ["mouseenter", "focus"]) point.addEventListener(type, () => light(n, true));
-    for (const type of ["mouseleave", "blur"])
-      point.addEventListener(type, () => { light(n, false); tip.hidden = true; });
-    point.addEventListener("click", () => showDetails(rows[n]));
-    point.addEventListener("keydown", (event) => {
-      if (event.key === "Enter" || event.key === " ") { event.preventDefault(); showDetails(rows[n]); }
-    });
-  });
-  lines.forEach((line, n) => {
-    line.addEventListener("mouseenter", () => light(n, true));
-    line.addEventListener("mouseleave", () => light(n, false));
-    line.querySelector("button").addEventListener("click", () => showDetails(rows[n]));
-  });
-  for (const header of table.tHead.rows[0].cells)
-    header.querySelector("button").addEventListener("click", () => sortBy(table, header));
+  const count = element("output", {});
+  const changed = () => {
+    table?.filter(drawing.isShown);
+    const shown = rows.filter(drawing.isShown).length;
+    count.textContent = shown === rows.length ? `${rows.length} points` : `${shown} of ${rows.length} points`;
+  };
+  const drawing = chartIn(section, [{ name: "", rows }], first, onPoint, changed);
+  table = new Table(section.querySelector(".scroll"), rows, open, (row) => drawing.chart.highlight(row));
+  const typed = element("input", { type: "search", placeholder: "int4 group=32 wer<0.05", "aria-label": "Filter the points: words, or comparisons such as wer<0.05", oninput: () => drawing.match(matcher(typed.value)) });
+  section.querySelector(".filter").append(element("label", {}, "Filter ", typed), count);
+  changed();
+  section.querySelector(".multiples").append(...multiples(rows, look, open));
 }
+
+for (const section of document.querySelectorAll(".together")) {
+  const groups = report.together[Number(section.dataset.together)].map((n) => ({ name: plain(report.scenes[n].name), rows: report.scenes[n].rows }));
+  chartIn(section, groups, "model_bytes", (row, chart) => (row ? showTip(row, chart.spot) : (tip.hidden = true)), () => {});
+}
+for (const section of document.querySelectorAll(".scene")) scene(section, report.scenes[Number(section.dataset.scene)]);

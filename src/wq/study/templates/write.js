@@ -1,0 +1,63 @@
+"use strict";
+
+// How numbers are written, and how elements are made. All text goes in as text, never as HTML.
+
+const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
+const decimal = (value, digits) =>
+  isNumber(value)
+    ? (Number(value.toFixed(digits)) + 0).toLocaleString("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits })
+    : "-";
+const percent = (value, digits = 2) => decimal(100 * value, digits);
+const signed = (value) => (isNumber(value) && Number((100 * value).toFixed(2)) > 0 ? "+" : "") + percent(value);
+const megabytes = (value) => decimal(value / 1e6, 2);
+const interval = (row, column, write) =>
+  isNumber(row[`${column}_ci_low`]) && isNumber(row[`${column}_ci_high`])
+    ? `[${write(row[`${column}_ci_low`])}, ${write(row[`${column}_ci_high`])}]`
+    : "";
+const plain = (value) => (value === null || value === undefined ? "" : typeof value === "object" ? JSON.stringify(value) : String(value));
+const nameOf = (row) => String(row.point || row.fingerprint || "unnamed").split(/\s+/).join(" ");
+const shortened = (text, width) => (text.length <= width ? text : `${text.slice(0, width - 1)}…`);
+const distinct = (values) => [...new Set(values)];
+
+// element("a", { class: "b", onclick }, "text", another)
+function element(tag, attributes = {}, ...children) {
+  return furnished(document.createElement(tag), attributes, children);
+}
+
+function drawn(tag, attributes = {}, ...children) {
+  return furnished(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
+}
+
+function furnished(node, attributes, children) {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else if (value !== null && value !== undefined && value !== false) node.setAttribute(name, value === true ? "" : value);
+  }
+  node.append(...children);
+  return node;
+}
+
+// The settings that tell points apart, in the words of people.
+const SETTINGS = {
+  model: "Model", format: "Format", granularity: "Scale per", group: "Group", activation: "Activations", kv_cache: "KV cache",
+  smoothquant: "SmoothQuant", roles: "Layers",
+};
+const STANDINGS = {
+  on: "on the front", undecided: "undecided", off: "off the front", unknown: "unknown",
+};
+
+// What hovering over a point says.
+function summary(row) {
+  const lines = [nameOf(row), `WER ${percent(row.wer)} % ${interval(row, "wer", percent)}`];
+  if (isNumber(row.wer_delta)) {
+    const p = isNumber(row.wer_delta_p_holm) ? `, p ${decimal(row.wer_delta_p_holm, 4)} (Holm)` : "";
+    lines.push(`change ${signed(row.wer_delta)} ${interval(row, "wer_delta", signed)}${p}`);
+  }
+  if (isNumber(row.cer)) lines.push(`CER ${percent(row.cer)} %`);
+  for (const { column, title, unit } of SIZES)
+    if (isNumber(row[column])) lines.push(`${title}: ${unit === 1 ? decimal(row[column], 3) : megabytes(row[column])}`);
+  const settings = Object.entries(SETTINGS).filter(([column]) => !["", "none"].includes(plain(row[column])));
+  lines.push(...settings.map(([column, title]) => `${title}: ${shortened(plain(row[column]), 60)}`));
+  lines.push(`${STANDINGS[row.front]}${row.front === "unknown" && row.on_front ? ", on it by the estimates" : ""}`);
+  return lines.join("\n");
+}
