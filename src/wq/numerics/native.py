@@ -163,19 +163,18 @@ def _rounding(exponent_bits: int, mantissa_bits: int) -> tuple[int, int]:
     return (min_exponent + BIAS) << MANTISSA_BITS, (MANTISSA_BITS - mantissa_bits) << MANTISSA_BITS
 
 
-def fake_quantize(
-    x: Tensor,
-    out: Tensor,
-    format: Format,
-    block: int,
-    tensor_scale: Tensor | None = None,
-    given: tuple[float, float] | None = None,
-) -> bool:
-    """Write the fake-quantized rows of x [rows, columns], cut into blocks, to out. False for NaN or Inf in x.
+Run = Callable[[Tensor, Tensor, int], bool]
 
-    Both are contiguous float32 on the CPU, and may be the same. tensor_scale has one element or one per row;
-    `given` is a scale and zero point for all blocks instead of their own. The rows are shared among torch's
-    threads.
+
+def fake_quantizer(
+    format: Format, tensor_scale: Tensor | None = None, given: tuple[float, float] | None = None
+) -> Run:
+    """A function (x, out, block) that writes the fake-quantized rows of x [rows, columns], cut into blocks, to
+    out, and returns False for NaN or Inf in x.
+
+    Both are contiguous float32 on the CPU, and may be the same; all but the last axis are rows. tensor_scale
+    has one element or one per row; `given` is a scale and zero point for all blocks instead of their own. The
+    rows are shared among torch's threads.
     """
     compiled = library()
     assert compiled is not None
@@ -188,29 +187,37 @@ def fake_quantize(
     if tensor_scale is not None:
         tensor_scale = tensor_scale.contiguous()
         stride = int(tensor_scale.numel() > 1)
-    rows, columns = x.shape
-    if stride == 0 and columns % block == 0:  # one long row, so that short rows are as fast as long ones
-        rows, columns = 1, rows * columns
-    whole_rows = rows > 1  # threads share whole rows, or of one row whole blocks
-    unit = columns if whole_rows else block
+    scales = None if tensor_scale is None else tensor_scale.data_ptr()
+    one_pass, pointer = compiled.wq_fake_quantize, ctypes.byref(description)
 
-    def run(first: int, length: int) -> int:
-        doubles = block + (compiled.wq_chunk(block) * block + 1) // 2 if description.candidates > 1 else 1
-        work = (ctypes.c_double * doubles)()
-        scales = None if tensor_scale is None else tensor_scale.data_ptr()
-        return compiled.wq_fake_quantize(
-            ctypes.byref(description),
-            x.data_ptr() + first * FLOAT_BYTES,
-            out.data_ptr() + first * FLOAT_BYTES,
-            length // columns if whole_rows else 1,
-            columns if whole_rows else length,
-            block,
-            None if scales is None else scales + first // unit * stride * FLOAT_BYTES,
-            stride,
-            work,
-        )
+    def run(x: Tensor, out: Tensor, block: int) -> bool:
+        columns, elements = x.shape[-1], x.numel()
+        rows, source, target = elements // columns, x.data_ptr(), out.data_ptr()
+        if stride == 0 and columns % block == 0:  # one long row: short rows are then as fast as long ones
+            rows, columns = 1, elements
+        unit = columns if rows > 1 else block  # threads share whole rows, or of one row whole blocks
 
-    return not any(_in_threads(run, x.numel(), unit))
+        def share(first: int, length: int) -> int:
+            work = None
+            if description.candidates > 1:
+                work = (ctypes.c_double * (block + (compiled.wq_chunk(block) * block + 1) // 2))()
+            return one_pass(
+                pointer,
+                source + first * FLOAT_BYTES,
+                target + first * FLOAT_BYTES,
+                length // columns if rows > 1 else 1,
+                columns if rows > 1 else length,
+                block,
+                None if tensor_scale is None else scales + first // unit * stride * FLOAT_BYTES,
+                stride,
+                work,
+            )
+
+        if elements < 2 * MIN_ELEMENTS_PER_THREAD:
+            return not share(0, elements)
+        return not any(_in_threads(share, elements, unit))
+
+    return run
 
 
 def value_range(x: Tensor) -> tuple[Tensor, Tensor]:
