@@ -169,12 +169,11 @@ Run = Callable[[Tensor, Tensor, int], bool]
 def fake_quantizer(
     format: Format, tensor_scale: Tensor | None = None, given: tuple[float, float] | None = None
 ) -> Run:
-    """A function (x, out, block) that writes the fake-quantized rows of x [rows, columns], cut into blocks, to
-    out, and returns False for NaN or Inf in x.
+    """A function (x, out, block) that writes x [..., K], cut into blocks along K and fake-quantized, to out.
 
-    Both are contiguous float32 on the CPU, and may be the same; all but the last axis are rows. tensor_scale
-    has one element or one per row; `given` is a scale and zero point for all blocks instead of their own. The
-    rows are shared among torch's threads.
+    It returns False for NaN or Inf in x. Both are contiguous float32 on the CPU, and may be the same.
+    tensor_scale has one element or one per vector along K; `given` is a scale and zero point for all blocks
+    instead of their own. Torch's threads share the work.
     """
     compiled = library()
     assert compiled is not None
@@ -187,7 +186,7 @@ def fake_quantizer(
     if tensor_scale is not None:
         tensor_scale = tensor_scale.contiguous()
         stride = int(tensor_scale.numel() > 1)
-    scales = None if tensor_scale is None else tensor_scale.data_ptr()
+    scales = 0 if tensor_scale is None else tensor_scale.data_ptr()
     one_pass, pointer = compiled.wq_fake_quantize, ctypes.byref(description)
 
     def run(x: Tensor, out: Tensor, block: int) -> bool:
@@ -208,7 +207,7 @@ def fake_quantizer(
                 length // columns if rows > 1 else 1,
                 columns if rows > 1 else length,
                 block,
-                None if tensor_scale is None else scales + first // unit * stride * FLOAT_BYTES,
+                scales and scales + first // unit * stride * FLOAT_BYTES,
                 stride,
                 work,
             )
