@@ -280,13 +280,15 @@ class Config:
     rerun: bool = False
     tracking_uri: str | None = None
     experiment_name: str = "wq"
+    chunk: int = 1
+    detach: bool = False
 
     def __post_init__(self) -> None:
         if self.granularity not in GRANULARITIES:
             raise ConfigurationError(
                 f"granularity={self.granularity} is unknown; choose one of {', '.join(GRANULARITIES)}"
             )
-        for name in ("group", "max_new_tokens", "batch_size", "limit"):
+        for name in ("group", "max_new_tokens", "batch_size", "limit", "chunk"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 remedy = "give a positive number" + (", or null" if name in ("group", "limit") else "")

@@ -45,7 +45,8 @@ class Job:
     @property
     def command(self) -> str:
         """What makes this point again, typed into a shell."""
-        return shlex.join(["python", "-m", "wq.main", *self.overrides])
+        kept = (text for text in self.overrides if not text.startswith(("chunk=", "detach=")))
+        return shlex.join(["python", "-m", "wq.main", *kept])
 
 
 def prepare(config: Config, overrides: list[str]) -> Job:
