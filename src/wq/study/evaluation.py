@@ -1,5 +1,6 @@
 """A point, evaluated: load, quantize, transcribe, score and measure; or found in the store."""
 
+import errno
 import os
 import platform
 import sys
@@ -52,15 +53,21 @@ def obtain(job: Job, directory: Path, reference: Outcome | None = None) -> Outco
 
 @contextmanager
 def alone(spec: Spec) -> Iterator[None]:
-    """Nobody else runs this point meanwhile. The operating system frees the lock of a process that dies."""
+    """Nobody else runs this point meanwhile. The operating system frees the lock of a process that dies, and
+    over NFS the server does. Where a file system has no such locks nobody waits: a lock that is but a file
+    would outlive its holder. The point may then be run twice, with equal results."""
     directory = Path(".wq") / "locks"
     directory.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(directory / f"{spec.fingerprint}.lock")
+    lock = FileLock(directory / f"{spec.fingerprint}.lock", fallback_to_soft=False)
     try:
         lock.acquire(timeout=2)
     except Timeout:
         print(f"{spec.point}: waiting for another process that runs it", file=sys.stderr)
         lock.acquire()
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+            raise
+        print(f"{directory} has no locks ({error.strerror}): jobs may run a point twice", file=sys.stderr)
     try:
         yield
     finally:
