@@ -78,6 +78,39 @@ def test_evaluate_metric_equals_score():
     assert german["wer"] == 1.0
 
 
+def test_rates_add_up_to_the_word_error_rate():
+    references, hypotheses, *_ = zip(*PAIRS.values(), strict=True)
+    result = score(tuple(PAIRS), references, hypotheses)
+    rates = (result.substitution_rate, result.deletion_rate, result.insertion_rate)
+    assert rates == tuple(
+        count / result.reference_words
+        for count in (result.substitutions, result.deletions, result.insertions)
+    )
+    assert sum(rates) == pytest.approx(result.wer)
+
+
+@pytest.mark.parametrize(
+    ("reference", "hypothesis", "hallucinated"),
+    [
+        ("open the door", "open the door", 0),
+        ("open the door", "open the door for me", 0),  # two words
+        ("open the door", "open the door for me now", 3),
+        ("open the door", "thank you for watching open the door", 4),
+        ("open the door", "open well let us see the door", 4),
+        ("open the door", "well so open now then the door please sir", 0),  # two, two and two
+        ("open the door", "so then now open the door thank you very much", 7),  # two runs
+        ("stop", "stop stop stop stop stop stop", 5),
+        ("open the door", "please subscribe to my channel", 0),  # wrong, but not in excess of one in a row
+        ("open the door", "", 0),
+        ("fünf", "fünf und dann noch eins", 4),
+    ],
+)
+def test_hallucinated_words_by_hand(reference, hypothesis, hallucinated):
+    result = score(["1"], [reference], [hypothesis])
+    assert result.hallucinated_words == hallucinated
+    assert result.hallucinated_words <= result.insertions
+
+
 def test_references_without_words_are_dropped_and_counted():
     result = score(["a", "b", "c"], ["", "[noise]", "go"], ["hello there", "x", "go"])
     assert (result.wer, result.utterances, result.dropped_references, result.ids) == (0.0, 1, 2, ("c",))

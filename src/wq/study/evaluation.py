@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 from wq.study import memory, recording, results, statistics, wer
 from wq.study.datasets import Speech
 from wq.study.job import Job, load_once
+from wq.study.mapsswe import Alignment, mapsswe
 from wq.study.quantization import quantized
 from wq.study.results import Row
 from wq.study.size import PLAIN_BITS, REFERENCE_BITS, Size, model_size
@@ -233,13 +234,20 @@ def score_columns(score: wer.Score, spec: Spec) -> Row:
         "substitutions": score.substitutions,
         "deletions": score.deletions,
         "insertions": score.insertions,
+        "substitution_rate": score.substitution_rate,
+        "deletion_rate": score.deletion_rate,
+        "insertion_rate": score.insertion_rate,
         "reference_words": score.reference_words,
         "utterances": score.utterances,
         "cer": score.cer,
         "dropped_references": score.dropped_references,
         "empty_hypotheses": score.empty_hypotheses,
         "repetition_loops": score.repetition_loops,
+        "hallucinated_words": score.hallucinated_words,
         "normaliser": spec.normaliser,
+        # of the scored utterances, in the test set's order: what comparing many points takes
+        "utterance_errors": score.errors.tolist(),
+        "utterance_words": score.words.tolist(),
     }
 
 
@@ -258,11 +266,17 @@ def difference_columns(transcripts: list[Row], reference: Outcome, spec: Spec) -
         resamples=spec.resamples,
         seed=spec.seed,
     )
+
+    def aligned(row: Row) -> Alignment:
+        return wer.alignment(row["text"], row["pred_text"], spec.language)
+
+    matched = mapsswe((aligned(row), aligned(other)) for row, other in pairs)
     return {
         "wer_delta": comparison.delta,
         "wer_delta_ci_low": comparison.low,
         "wer_delta_ci_high": comparison.high,
         "wer_delta_p": comparison.p,
+        "wer_delta_mapsswe_p": matched.p,
         "no_worse": comparison.no_worse,
         "unchanged": comparison.unchanged,
         "reference": reference.row["fingerprint"],

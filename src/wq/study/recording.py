@@ -18,8 +18,8 @@ from wq.study.tracking import FINGERPRINT, Store
 # The names are those of result.json and results.csv.
 METRICS = (
     "wer", "wer_ci_low", "wer_ci_high", "wer_delta", "wer_delta_ci_low", "wer_delta_ci_high", "wer_delta_p",
-    "cer", "substitution_rate", "deletion_rate", "insertion_rate", "hallucinated_words", "empty_hypotheses",
-    "repetition_loops", "no_worse", "unchanged",
+    "wer_delta_mapsswe_p", "cer", "substitution_rate", "deletion_rate", "insertion_rate",
+    "hallucinated_words", "empty_hypotheses", "repetition_loops", "no_worse", "unchanged",
     "linear_bytes", "model_bytes", "bits_per_weight", "compression_ratio", "kv_cache_bytes", "memory_bytes",
     "moved_bytes", "peak_memory_bytes", "rtfx",
 )  # fmt: skip

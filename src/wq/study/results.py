@@ -33,7 +33,9 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def write_row(path: Path, row: Row) -> None:
-    write_whole(path, json.dumps(row, indent=2, ensure_ascii=False) + "\n")
+    """One line for every column, those that hold lists too."""
+    lines = (f"  {json.dumps(name)}: {json.dumps(value, ensure_ascii=False)}" for name, value in row.items())
+    write_whole(path, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:

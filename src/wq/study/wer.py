@@ -27,6 +27,7 @@ UNSPACED = ("zh", "yue", "ja", "th", "lo", "my")
 FOREIGN_RULES = (r"\bkinda\b", r"\bsorta\b", r"\bdunno\b", r"\bcause\b")
 
 LOOP_ROUNDS = 4
+MADE_UP = 3  # words inserted in a row; one or two are more often a slip than something nobody said
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Score:
     empty_hypotheses    scored utterances whose hypothesis normalises to nothing: all deletions
     repetition_loops    scored utterances whose hypothesis ends in a loop (see `ends_in_loop`) and whose
                         reference does not
+    hallucinated_words  those inserted in runs: at least `MADE_UP` in a row, with no word of the reference
+                        between them; part of the insertions
     errors, words       int64 [utterances]: word errors, and reference words (each at least 1)
     """
 
@@ -52,14 +55,27 @@ class Score:
     dropped_references: int
     empty_hypotheses: int
     repetition_loops: int
+    hallucinated_words: int
     ids: tuple[str, ...] = field(repr=False)
     errors: "np.ndarray" = field(repr=False, compare=False)
     words: "np.ndarray" = field(repr=False, compare=False)
 
     @property
     def wer(self) -> float:
-        """Above 1 where insertions abound."""
+        """Above 1 where insertions abound; the sum of the three rates below."""
         return (self.substitutions + self.deletions + self.insertions) / self.reference_words
+
+    @property
+    def substitution_rate(self) -> float:
+        return self.substitutions / self.reference_words
+
+    @property
+    def deletion_rate(self) -> float:
+        return self.deletions / self.reference_words
+
+    @property
+    def insertion_rate(self) -> float:
+        return self.insertions / self.reference_words
 
     @property
     def cer(self) -> float:
@@ -115,6 +131,7 @@ def score(
             ends_in_loop(hypotheses[n], language) and not ends_in_loop(references[n], language)
             for n in scored
         ),
+        hallucinated_words=sum(map(_made_up, words.alignments)),
         ids=tuple(ids[n] for n in scored),
         errors=np.fromiter(_errors(words.alignments), np.int64, len(scored)),
         words=np.array([len(reference) for reference in words.references], np.int64),
@@ -128,6 +145,11 @@ def _errors(alignments: Sequence[Sequence[Any]]) -> Iterator[int]:
             for chunk in alignment
             if chunk.type != "equal"
         )
+
+
+def _made_up(alignment: Sequence[Any]) -> int:
+    runs = (chunk.hyp_end_idx - chunk.hyp_start_idx for chunk in alignment if chunk.type == "insert")
+    return sum(run for run in runs if run >= MADE_UP)
 
 
 def alignment(
