@@ -25,6 +25,13 @@ class Storage:
         return self.element_bits + self.scale_bits + self.zero_point_bits + self.tensor_scale_bits
 
     @property
+    def bytes(self) -> int:
+        """As a file holds them: codes, scales, zero points and tensor scale are tensors of their own, each of
+        whole bytes."""
+        parts = self.element_bits, self.scale_bits, self.zero_point_bits, self.tensor_scale_bits
+        return sum(math.ceil(bits / 8) for bits in parts)
+
+    @property
     def bits_per_element(self) -> float:
         return self.total / self.elements
 
