@@ -16,9 +16,10 @@ from wq import hub
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, WhisperFeatureExtractor, WhisperForConditionalGeneration
 
+PACKED = "packed.safetensors"  # wq's own layout of quantized weights, see `packed`
 # The files that a checkpoint is made of, and no others: a repository also holds pickles, other frameworks'
 # weights and copies in other precisions (model.fp32-00001-of-00002.safetensors), several times the download.
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors", PACKED)
 PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
 TOKENIZERS = ("tokenizer.json", "vocab.json")
 FILES = (
@@ -151,7 +152,8 @@ def content_hash(directory: Path) -> str:
 
 
 def load(directory: Path, device: str = "cpu", dtype: str = "float32", *, name: str | None = None) -> Whisper:
-    """The checkpoint in memory, in `dtype` whatever its files hold, in eval mode on `device`.
+    """The checkpoint in memory, in `dtype` whatever its files hold, in eval mode on `device`. Packed weights
+    are dequantized.
 
     Raises:
         ModelError: tensors are missing, left over, of a wrong shape or not finite, or the parts do not fit.
@@ -160,22 +162,30 @@ def load(directory: Path, device: str = "cpu", dtype: str = "float32", *, name: 
     from transformers import AutoTokenizer, WhisperFeatureExtractor, WhisperForConditionalGeneration
     from transformers.utils import logging
 
+    from wq.whisper import packed
+
+    options: dict[str, Any] = {
+        "dtype": getattr(torch, dtype),
+        "attn_implementation": "sdpa",
+        "ignore_mismatched_sizes": True,
+        "output_loading_info": True,
+    }
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # what its report would say in twenty lines is an error here, in one
     logging.disable_progress_bar()
     try:
-        loaded: Any = WhisperForConditionalGeneration.from_pretrained(
-            directory,
-            dtype=getattr(torch, dtype),
-            attn_implementation="sdpa",
-            use_safetensors=True,
-            local_files_only=True,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
+        loaded: Any
+        if (directory / PACKED).is_file():
+            loaded = packed.load(directory, **options)
+        else:
+            loaded = WhisperForConditionalGeneration.from_pretrained(
+                directory, use_safetensors=True, local_files_only=True, **options
+            )
         model, report = loaded
         feature_extractor = WhisperFeatureExtractor.from_pretrained(directory, local_files_only=True)
         tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    except ModelError:
+        raise
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(
