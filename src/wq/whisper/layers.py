@@ -28,6 +28,17 @@ class Layer:
         return self.role in LINEAR_ROLES
 
     @property
+    def source(self) -> str:
+        """The name of the tensor that it reads: q, k and v of self-attention read the same one, and k and v
+        of all cross-attentions the encoder's states."""
+        part, projection = self.role.rpartition(".")[::2]
+        if part == "decoder.cross_attn" and projection in ("k", "v"):
+            return "model.encoder"
+        if part.endswith("self_attn") and projection in ("q", "k", "v"):
+            return self.name.rpartition(".")[0]
+        return self.name
+
+    @property
     def matrix_shape(self) -> tuple[int, int]:
         """[N, K] as it is quantized: a convolution's kernel [N, C, width] is a matrix [N, C * width]."""
         return self.weight.shape[0], self.weight[0].numel()
