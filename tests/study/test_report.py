@@ -8,14 +8,19 @@ import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wq.commands.report import HELP, chosen
+from wq.commands.report import HELP
+from wq.study import results
 from wq.study.figures import HEIGHT, WIDTH, place_labels, size_axis, wer_axis
-from wq.study.report import format_csv, format_line, format_table, write_report
+from wq.study.page_data import page_data, together, worst_utterances
+from wq.study.report import format_line, format_table, write_report
+from wq.study.report_text import format_csv, format_markdown, format_tex
 from wq.study.scenes import SCENE, scenes
+from wq.study.selection import Selection, chosen
 
 HOSTILE = [
     "</script><script>alert(1)</script>",
@@ -76,6 +81,7 @@ class Page(HTMLParser):
         self.tags: list[str] = []
         self.attributes: list[tuple[str, str | None]] = []
         self.text: dict[str, str] = {}
+        self.scripts: list[str] = []
         self.open: list[str] = []
         self.feed(html)
         self.close()
@@ -91,22 +97,31 @@ class Page(HTMLParser):
 
     def handle_data(self, data):
         tag = self.open[-1] if self.open else ""
+        if tag == "script":
+            self.scripts.append(data)
         self.text[tag] = self.text.get(tag, "") + data
 
-    def data(self) -> list:
+    def data(self) -> dict:
         def refuse(constant: str):
             raise AssertionError(f"{constant} is not JSON")
 
-        [text] = re.findall(r"\[\{.*\}\]|\[\]", self.text["script"].partition('\n"use strict"')[0], re.DOTALL)
-        return json.loads(text, parse_constant=refuse)
+        return json.loads(self.scripts[0], parse_constant=refuse)
+
+    def rows(self) -> list[dict]:
+        """As the page's script puts them together again."""
+        return [
+            scene["shared"] | dict(zip(scene["columns"], values, strict=True))
+            for scene in self.data()["scenes"]
+            for values in scene["rows"]
+        ]
 
 
 def page(rows: list[dict], directory: Path, title: str = "a grid") -> Page:
-    return Page(write_report(rows, directory, title).html.read_text(encoding="utf-8"))
+    return Page(write_report(Selection(rows), directory, title).html.read_text(encoding="utf-8"))
 
 
 def test_table_to_the_letter():
-    assert format_table(ROWS) == (
+    assert format_table(Selection(ROWS)) == (
         """\
 nano, commands clean
    point       WER %     95 % interval     change       95 % interval     MB  bits/weight
@@ -114,7 +129,7 @@ nano, commands clean
 *  int4-g32     6.00      [5.40, 6.60]      +1.00      [-0.25, +2.00]   1.58         4.50
    mxfp4-g32  412.50  [371.25, 453.75]    +407.50  [+350.00, +450.00]   1.58         4.25
 *  fp32         5.00      [4.50, 5.50]  reference                      11.20        32.00
-* on the Pareto front: points with a lower WER are larger, and smaller points have a higher WER
+* on the Pareto front by the estimates alone: points with a lower WER are larger
 
 1 without a result
   format=int4 group=-1  group=-1 must be at least 1"""
@@ -145,7 +160,7 @@ def test_table_stays_narrow_and_plain_whatever_the_names(text):
         row(f"{text} \x1b]0;x\x07", 12_345, 41, model=text, **against_reference(40, -40, 41)),
         {"point": text, "status": "failed", "error": f"{text}\n\x1b[2J{text}"},
     ]
-    lines = format_table(rows).split("\n")
+    lines = format_table(Selection(rows)).split("\n")
     assert max(map(len, lines)) <= 110
     assert all(line.isprintable() for line in lines)
 
@@ -211,8 +226,8 @@ def test_titles_say_in_what_scenes_differ():
 
 def test_help_has_each_example_on_a_line_of_its_own():
     examples = HELP.split("\n\n")[-1].split("\n")
-    assert len(examples) == HELP.count("  wq report") == 6
-    assert all(re.fullmatch(r"  wq report( \w+=\S+)*   +\S.*", line) for line in examples)
+    assert len(examples) == HELP.count("  wq report") == 7
+    assert all(re.fullmatch(r"  wq report( \w+=(\S+|\"[^\"]+\"))*   +\S.*", line) for line in examples)
     assert max(map(len, examples)) <= 110
 
 
@@ -236,25 +251,27 @@ def test_names_of_failed_points_are_what_they_differ_in():
         {"point": f"{shared} {rest}", "status": "failed", "error": "no"}
         for rest in ("format=int4", "format=int4 group=7", f"format=nvfp4 model.path=/{'m' * 40}/x")
     ]
-    assert format_table(rows) == (
+    assert format_table(Selection(rows)) == (
         f"""\
 3 without a result
   format=int4                       no
   format=int4 group=7               no
   …{"m" * 29}/x  no"""
     )
-    assert "  …ctory/of/recordings format=int4  no" in format_table(rows[:1])
+    assert "  …ctory/of/recordings format=int4  no" in format_table(Selection(rows[:1]))
     unnamed = [{"point": f"job {n}", "status": "failed", "error": "no"} for n in range(2)]
-    assert "  job 1  no" in format_table(unnamed)
+    assert "  job 1  no" in format_table(Selection(unnamed))
 
 
 def test_csv_has_no_formulas_and_no_columns_that_nothing_fills():
     rows = [row("fp32", 1, 0.1, note=text, wer_delta=-0.5) for text in ("=1+1", "+1", "-1", "@x", "x=1")]
-    table = list(csv.DictReader(format_csv(rows).splitlines()))
+    table = list(csv.DictReader(format_csv(Selection(rows)).splitlines()))
     assert [entry["note"] for entry in table] == ["'=1+1", "'+1", "'-1", "'@x", "x=1"]
     assert {entry["wer_delta"] for entry in table} == {"-0.5"}
     assert not {"activation", "kv_cache", "smoothquant", "kv_cache_bytes", "memory_bytes"} & set(table[0])
-    assert "activation" in format_csv([row("int4", 1, 0.1, activation="int8")]).split("\n")[0].split(",")
+    assert "activation" in format_csv(Selection([row("int4", 1, 0.1, activation="int8")])).split("\n")[
+        0
+    ].split(",")
 
 
 @pytest.mark.parametrize("roles", ["encoder+decoder+conv", "embedding", "*"])
@@ -267,18 +284,14 @@ def test_where_more_than_linear_layers_is_quantized_the_whole_model_counts(roles
     [scene] = scenes(rows)
     assert [entry["point"] for entry in scene.rows] == ["int4", "int8", "fp32"]
     assert scene.on_front == [True, False, True]
-    lines = format_table(rows).split("\n")
+    lines = format_table(Selection(rows)).split("\n")
     assert "  model MB  " in lines[1]
     assert "  4.00  " in lines[2]
     assert "4.00 model MB" in format_line(rows[2])
     assert "2.00 MB" in format_line(rows[1])
-    assert "Whole model, MB" in page(rows, tmp_path).text["text"]
-    assert "Linear layers with their scales, MB" in page(rows[:2], tmp_path).text["text"]
-
-
-def test_the_ratio_is_of_checkpoints_at_fp16(tmp_path):
-    meanings = [value for name, value in page(ROWS, tmp_path).attributes if name == "title"]
-    assert "the whole checkpoint at fp16 over this one" in meanings
+    for shown, title in ((rows, "Whole model, MB"), (rows[:2], "Linear layers with their scales, MB")):
+        write_report(Selection(shown), tmp_path, "a grid")
+        assert title in (tmp_path / "pareto.svg").read_text()
 
 
 def test_smallest_without_a_significant_loss():
@@ -291,17 +304,18 @@ def test_smallest_without_a_significant_loss():
 
 
 def test_files_of_a_report(tmp_path):
-    report = write_report(ROWS, tmp_path / "new" / "directory", "a grid")
-    assert [path.name for path in report.paths] == ["report.html", "pareto.png", "results.csv"]
-    assert sorted(path.name for path in (tmp_path / "new" / "directory").iterdir()) == sorted(
-        path.name for path in report.paths
-    )
-    assert report.png is not None
-    assert report.png.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-    with report.csv.open(newline="") as file:
+    report = write_report(Selection(ROWS), tmp_path / "new" / "directory", "a grid")
+    names = ["report.html", "results.csv", "results.md", "results.tex", "pareto.png", "pareto.svg"]
+    assert [path.name for path in report.paths] == names
+    assert sorted(path.name for path in (tmp_path / "new" / "directory").iterdir()) == sorted(names)
+    assert report.paths[4].read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert ElementTree.parse(report.paths[5]).getroot().tag.endswith("svg")
+    with report.paths[1].open(newline="") as file:
         table = list(csv.DictReader(file))
     assert [entry["point"] for entry in table] == [entry["point"] for entry in ROWS]
     assert [entry["on_front"] for entry in table] == ["True", "True", "", "True", "False"]
+    assert [entry["front"] for entry in table] == ["unknown", "unknown", "", "unknown", "unknown"]
+    assert [entry["wer_delta_p_holm"] for entry in table] == ["", "0.03", "", "0.03", "0.03"]
     assert [float(entry["wer"] or "nan") for entry in table] == pytest.approx(
         [0.05, 0.1, math.nan, 0.06, 4.125], nan_ok=True
     )
@@ -310,30 +324,55 @@ def test_files_of_a_report(tmp_path):
 
 
 def test_the_same_results_give_the_same_bytes(tmp_path):
-    first, second = (write_report(ROWS, tmp_path / name, "a grid") for name in "ab")
+    first, second = (write_report(Selection(ROWS), tmp_path / name, "a grid") for name in "ab")
     assert [path.read_bytes() for path in first.paths] == [path.read_bytes() for path in second.paths]
 
 
-def test_page_holds_all_results_and_one_symbol_for_each_point(tmp_path):
+def test_page_holds_all_results(tmp_path):
     result = page([*ROWS, row("int3", 1.2, None)], tmp_path)
-    [scene] = result.data()
-    assert [entry["point"] for entry in scene["rows"]] == [
+    assert [entry["point"] for entry in result.rows()] == [
         "int3",
         "int4-g128",
         "int4-g32",
         "mxfp4-g32",
         "fp32",
     ]
-    assert scene["rows"][1] == ROWS[1]
-    assert scene["drawn"] == [1, 2, 3, 4]  # int3 has no error rate
-    html = (tmp_path / "report.html").read_text()
-    svg = ElementTree.fromstring(html[html.index("<svg") : html.index("</svg>") + 6])
-    [points] = [group for group in svg.iter() if "points_marks" in group.get("class", "")]
-    assert [point.get("aria-label") for point in points] == [
-        scene["rows"][n]["point"] for n in scene["drawn"]
-    ]
-    assert FAILED["error"] in result.text["td"]
-    assert "[-0.25, +2.00]" in result.text["td"]
+    assert ROWS[1].items() <= result.rows()[1].items()
+    assert FAILED["error"] in result.text["bdi"]
+
+
+def test_markdown_to_the_letter():
+    assert format_markdown(Selection(ROWS[:3]), "a | b") == (
+        """\
+# a \\| b
+
+## nano, commands clean
+
+|  | point | WER % | 95 % interval | change | 95 % interval | MB | bits/weight |
+| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |
+| \\* | int4-g128 | 10.00 | \\[9.00, 11.00\\] | +5.00 | \\[+4.00, +6.25\\] | 1.45 | 4.12 |
+| \\* | fp32 | 5.00 | \\[4.50, 5.50\\] | reference |  | 11.20 | 32.00 |
+
+\\* on the Pareto front by the estimates alone: points with a lower WER are larger
+
+## Without a result
+
+| point | why |
+| --- | --- |
+| format=int4 group=-1 | group=-1 must be at least 1 |
+"""
+    )
+
+
+def test_tex_rows_are_whole_and_escaped():
+    spoilt = r"50% & {x}_$\input{/etc/passwd}#~^" + "\n\\end{tabular}"
+    text = format_tex(Selection([row(spoilt, 1, 0.1, model=spoilt)]))
+    body = text[text.index("\\midrule") : text.index("\\bottomrule")]
+    assert text.count("\\end{tabular}\n") == 1
+    assert body.count(r"\\") == 1
+    assert r"50\% \& \{x\}\_\$\textbackslash{}input\{/etc/passwd\}\#" in body
+    assert len(re.findall(r"(?<!\\)&", body)) == 7
+    assert all(line.startswith(("%", "\\", " & ", "* & ")) for line in text.splitlines() if line)
 
 
 def test_page_needs_nothing_from_outside(tmp_path):
@@ -341,10 +380,7 @@ def test_page_needs_nothing_from_outside(tmp_path):
     assert not {"iframe", "img", "base", "object", "embed"} & set(result.tags)
     assert [value for name, value in result.attributes if name in ("src", "href", "xlink:href")] == ["data:,"]
     links = re.findall(r"https?://[^\"' <]+", (tmp_path / "report.html").read_text())
-    assert set(links) == {
-        "http://www.w3.org/2000/svg",
-        "http://www.w3.org/1999/xlink",
-    }  # names, not addresses
+    assert set(links) == {"http://www.w3.org/2000/svg"}  # a name, not an address
 
 
 def test_hostile_text_stays_text(tmp_path):
@@ -363,9 +399,9 @@ def test_hostile_text_stays_text(tmp_path):
     assert result.tags.count("script") == plain.tags.count("script") == 2
     assert not any(name.startswith("on") for name, _ in result.attributes)
     assert result.text["title"] == result.text["h1"] == title
-    names = [entry["point"] for scene in result.data() for entry in scene["rows"]]
+    names = [entry["point"] for entry in result.rows()]
     assert sorted(names) == sorted(["fp32", *HOSTILE, *HOSTILE])
-    assert all(" ".join(text.split()) in result.text["th"] + result.text["button"] for text in HOSTILE)
+    assert all(" ".join(text.split()) in result.text["bdi"] for text in HOSTILE)
 
 
 ODD = [None, math.nan, -math.inf, -1, 0, "text", "", True, [], {"a": math.nan}, 1e308, 10**400]
@@ -379,22 +415,22 @@ def test_odd_values_are_no_crash(tmp_path):
         rows += [row("int4", 1, 0.06) | {column: odd} for column in columns if column not in SCENE]
         rows += [dict.fromkeys(columns, odd), {"status": odd}]
     assert page(rows, tmp_path).open == []
-    assert max(map(len, format_table(rows).split("\n"))) <= 110
+    assert max(map(len, format_table(Selection(rows)).split("\n"))) <= 110
     assert all("\n" not in format_line(entry) for entry in rows)
-    assert len(list(csv.DictReader(format_csv(rows).splitlines()))) == len(rows)
+    assert len(list(csv.DictReader(format_csv(Selection(rows)).splitlines()))) == len(rows)
 
 
 @pytest.mark.parametrize("rows", [[], [FAILED], [{}], [row("int4", None, 0.1)], [row("int4", 1.0, None)]])
 def test_nothing_to_draw_is_said_and_an_older_picture_goes(rows, tmp_path):
-    (tmp_path / "pareto.png").write_bytes(b"of an earlier report")
-    report = write_report(rows, tmp_path, "a grid")
-    assert report.png is None
-    assert not (tmp_path / "pareto.png").exists()
+    for name in ("pareto.png", "pareto.svg"):
+        (tmp_path / name).write_bytes(b"of an earlier report")
+    report = write_report(Selection(rows), tmp_path, "a grid")
+    assert len(report.paths) == len(list(tmp_path.iterdir())) == 4
     assert Page(report.html.read_text()).open == []
 
 
 def test_no_points():
-    assert format_table([]) == "no points"
+    assert format_table(Selection([])) == "no points"
 
 
 @pytest.mark.parametrize(
@@ -455,3 +491,90 @@ def test_labels_cover_neither_points_nor_each_other(spots):
 
 def test_a_lone_point_is_labelled():
     assert place_labels([(100, 100, "int4")], [(100, 100)]) != [None]
+
+
+def told(directory: Path, name: str, megabytes: float, heard: list[str], **columns) -> tuple[dict, Path]:
+    """A point that wrote `heard` for utterances of "a b c d", the last of which is not scored."""
+    errors = [sum(x != y for x, y in zip("abcd", text.split(), strict=True)) for text in heard]
+    entry = row(name, megabytes, sum(errors) / (4 * len(errors)), fingerprint=name, reference="fp32", **columns)
+    utterances = [
+        {"id": f"u{n}", "text": "A, b c d", "pred_text": text, "errors": error, "words": 4}
+        for n, (text, error) in enumerate(zip(heard, errors, strict=True))
+    ]
+    utterances.append({"id": "dropped", "text": "...", "pred_text": "x", "errors": None, "words": None})
+    results.write_rows(directory / f"{name}.jsonl", utterances)
+    return entry, directory / f"{name}.jsonl"
+
+
+@pytest.fixture
+def three(tmp_path) -> Selection:
+    """The middle one is worse than the smallest, beyond doubt; only the largest is better, as surely."""
+    points = [
+        told(tmp_path, "int2", 1, ["a b x x"] * 60),
+        told(tmp_path, "int4", 2, ["x x x x"] * 60),
+        told(tmp_path, "fp32", 8, ["a b c d"] * 59 + ["a b c x"]),
+    ]
+    return Selection([entry for entry, _ in points], {entry["point"]: path for entry, path in points})
+
+
+def test_the_front_with_its_uncertainty(three):
+    [scene] = three.scenes
+    assert scene.standing == ["on", "off", "on"]
+    assert [line[:8].split() for line in format_table(three).split("\n")[2:5]] == [
+        ["*", "int2"],
+        ["int4"],
+        ["*", "fp32"],
+    ]
+    assert format_table(three).endswith("at no more bytes")
+    assert [line["front"] for line in csv.DictReader(format_csv(three).splitlines())] == ["on", "off", "on"]
+
+
+def test_errors_are_those_of_the_row_or_else_of_the_transcripts(three):
+    [scene] = three.scenes
+    assert scene.errors is not None
+    assert {n: errors.sum() for n, errors in scene.errors.of.items()} == {0: 120, 1: 240, 2: 1}
+    three.rows[0]["utterance_errors"] = [0] * 60
+    three.rows[1]["utterance_errors"] = [0] * 61  # of another test set, as it seems
+    three.transcripts.pop("fp32")
+    [scene] = Selection(three.rows, three.transcripts).scenes
+    assert scene.errors is not None
+    assert {n: errors.sum() for n, errors in scene.errors.of.items()} == {0: 0}
+    assert scene.standing == ["on", "unknown", "unknown"]
+
+
+def test_no_list_goes_into_the_csv(three):
+    three.rows[0] |= {"utterance_errors": [2] * 60, "role_bytes": {"encoder": 1}}
+    assert "utterance_errors" not in format_csv(three)
+    assert "role_bytes" not in format_csv(three)
+
+
+def test_worst_utterances_are_those_that_lost_most():
+    errors, base = np.array([3, 0, 5, 1, 4, 2, 9]), np.array([3, 0, 1, 0, 0, 2, 9])
+    assert worst_utterances(errors, base) == [2, 4, 3, 6, 0]
+    assert worst_utterances(errors, None) == [6, 2, 4, 0, 5]
+    assert worst_utterances(errors - errors, base) == []
+
+
+def test_texts_are_aligned_and_kept_once(three):
+    data = page_data(three.scenes)
+    worst = data["scenes"][0]["worst"]
+    assert [len(entries) for entries in worst] == [5, 5, 1]
+    assert data["utterances"][worst[0][0][0]] == ["u0", ["a", "b", "c", "d"], 4]
+    texts = {"".join(words): n for n, (_, words) in enumerate(data["hypotheses"])}
+    assert data["hypotheses"][texts["xx"]] == ["==ss", ["x", "x"]]
+    assert data["hypotheses"][texts[""]] == ["====", []]
+    assert worst[0][0][1:] == [2, texts["xx"], [0, texts[""]]]
+    which = data["utterances"].index(["u59", ["a", "b", "c", "d"], 4])
+    assert worst[2] == [[which, 1, texts["x"], None]]
+    assert len(data["hypotheses"]) == 4
+
+
+def test_models_on_the_same_test_set_are_shown_together():
+    rows = [
+        row("int4", 1, 0.1, model=model, **{"split": split, "reference": f"{model}{split}"})
+        for model in "ab"
+        for split in ("clean", "other")
+    ]
+    rows += [row("int8", 1, 0.1, model="c", split="other", reference_words=9)]
+    assert together(scenes(rows)) == [("commands clean", [0, 2]), ("commands other", [1, 3])]
+    assert together(scenes(rows[:2])) == []

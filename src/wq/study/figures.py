@@ -215,7 +215,9 @@ def pareto_panel(
 
 
 def _datum(mark: Mark) -> dict[str, Any]:
-    return vars(mark) | {"is_faint": mark.is_faint}
+    """What of a mark is drawn."""
+    drawn = ("format", "activation", "size", "wer", "low", "high")
+    return {name: getattr(mark, name) for name in drawn} | {"is_faint": mark.is_faint}
 
 
 def _steps(marks: Sequence[Mark], right: float) -> list[dict[str, float]]:
@@ -254,7 +256,7 @@ def svg(chart: "alt.LayerChart | alt.VConcatChart", background: str | None = Non
         | {"gridColor": GRID, "ticks": False, "domain": False},
         "legend": guide | {"labelColor": INK, "symbolOpacity": 1, "rowPadding": 4},
     }
-    return vl_convert.vegalite_to_svg(chart.to_dict() | {"config": config})
+    return vl_convert.vegalite_to_svg(chart.to_dict(validate=False) | {"config": config})
 
 
 def column(panels: "Sequence[alt.LayerChart]") -> str:

@@ -91,7 +91,7 @@ class Scene:
             n for n, (size, wer) in enumerate(places) if size and size > 0 and wer is not None and wer >= 0
         ]
 
-    @property
+    @cached_property
     def reference(self) -> Row | None:
         return next((row for row in self.rows if row.get("is_reference")), None)
 
