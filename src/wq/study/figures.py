@@ -238,8 +238,8 @@ def _labels(marks: Sequence[Mark], sizes: Axis, rates: Axis) -> list[dict[str, A
     ]
 
 
-def svg(chart: "alt.LayerChart | alt.VConcatChart", background: str | None = None) -> str:
-    """The chart as SVG, with all text in it escaped."""
+def svg(chart: "alt.LayerChart | alt.VConcatChart | dict[str, Any]", background: str | None = None) -> str:
+    """A chart, or a Vega-Lite specification, as SVG with all text in it escaped."""
     import vl_convert
 
     fonts = {"labelFont": FONT, "titleFont": FONT, "labelFontSize": FONT_SIZE, "titleFontSize": FONT_SIZE + 1}
@@ -256,7 +256,8 @@ def svg(chart: "alt.LayerChart | alt.VConcatChart", background: str | None = Non
         | {"gridColor": GRID, "ticks": False, "domain": False},
         "legend": guide | {"labelColor": INK, "symbolOpacity": 1, "rowPadding": 4},
     }
-    return vl_convert.vegalite_to_svg(chart.to_dict(validate=False) | {"config": config})
+    described = chart if isinstance(chart, dict) else chart.to_dict(validate=False)
+    return vl_convert.vegalite_to_svg(described | {"config": config})
 
 
 def column(panels: "Sequence[alt.LayerChart]") -> str:
