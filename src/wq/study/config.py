@@ -321,10 +321,16 @@ class Config:
 
 
 def register_schema() -> None:
-    """Make the schema known to Hydra under the name that conf/config.yaml starts from."""
+    """Make the schema known to Hydra under the name that conf/config.yaml starts from, and let our launchers
+    take the place of Hydra's and its plugins' of the same names, which Hydra would merge with them."""
     from hydra.core.config_store import ConfigStore
+    from hydra.core.plugins import Plugins
 
-    ConfigStore.instance().store(name="schema", node=Config)
+    Plugins.instance()  # they register themselves as they are found
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Config)
+    for path in (conf_dir() / "hydra" / "launcher").glob("*.yaml"):
+        store.repo["hydra"]["launcher"].pop(path.name, None)
 
 
 def as_config(composed: DictConfig) -> Config:

@@ -14,6 +14,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
+HOW = ("chunk=", "detach=")  # settings that say how a grid is run, not which
 
 
 class UnfinishedError(RuntimeError):
@@ -34,11 +35,16 @@ class Grid(Callback):
 
     launched: Sweep | None = None
 
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        chosen = config.hydra.runtime.choices.get("hydra/launcher")
+        if chosen != "basic":
+            print(f"hydra/launcher={chosen} is for grids: without -m the job runs here", file=sys.stderr)
+
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         from wq.study.results import forget
         from wq.study.tracking import PARENT_VARIABLE, Store, default_uri
 
-        overrides = list(config.hydra.overrides.task)
+        overrides = [text for text in config.hydra.overrides.task if not text.startswith(HOW)]
         store = Store(config.tracking_uri or default_uri(), config.experiment_name)
         store.check()
         store.close_stale()
@@ -106,6 +112,29 @@ def leave(wants_traceback: bool, code: int) -> None:
         raise failures[0]
     if code:
         sys.exit(code)
+
+
+def detach() -> None:
+    """Leave the grid to its jobs: the last of them makes its report."""
+    from wq.study.tracking import PID
+
+    assert Grid.launched is not None
+    # no process of this machine stands for it any more
+    Grid.launched.store.client.set_tag(Grid.launched.parent_run, PID, "detached")
+    Grid.launched = None
+
+
+def finish_detached(directory: Path, config: DictConfig) -> None:
+    """The end of a detached grid, by the job that finds all points ended."""
+    from filelock import FileLock
+
+    from wq.study.progress import is_over
+    from wq.study.tracking import PARENT_VARIABLE, Store, default_uri
+
+    with FileLock(directory / ".finish.lock"):
+        if is_over(directory):
+            store = Store(config.tracking_uri or default_uri(), config.experiment_name)
+            finish(Sweep(directory, os.environ[PARENT_VARIABLE], store), "FINISHED")
 
 
 def finish(sweep: Sweep, status: str) -> None:

@@ -1,0 +1,203 @@
+"""Where the jobs of a grid run: in this process, in several of this machine, or on a Slurm cluster.
+
+Hydra takes launchers only from the namespace package `hydra_plugins`; what these do is in `wq.study`.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, configure_log, filter_overrides, run_job, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+Points = Mapping[int, Sequence[str]]  # the overrides of points by their number in the grid
+
+
+@dataclass
+class Jobs:
+    """Points of a grid for one process, one after the other: they share what it has loaded."""
+
+    context: HydraContext
+    config: DictConfig
+    task: TaskFunction
+    points: Points
+    singletons: dict[Any, Any]
+    slurm: bool = False
+    report: bool = False
+
+    def __call__(self) -> None:
+        Singleton.set_state(self.singletons)
+        setup_globals()
+        if not self.slurm:
+            return self.run()
+        from wq.study.slurm import run_as_job
+
+        return run_as_job(self.run)
+
+    def run(self) -> None:
+        """Run the points that have no result here yet: a job that was queued again goes on where it was."""
+        from wq.study import grid, results
+
+        sweep = Path(self.config.hydra.sweep.dir)
+        for number, overrides in self.points.items():
+            directory = sweep / str(number)
+            if not (directory / results.RESULT).exists():
+                with grid.told(directory):
+                    self.run_point(number, overrides)
+        if self.report:
+            with grid.told():
+                grid.finish_detached(sweep, self.config)
+
+    def run_point(self, number: int, overrides: Sequence[str]) -> None:
+        config = compose(self.context, self.config, overrides)
+        with open_dict(config):
+            config.hydra.job.id = os.environ.get("SLURM_JOB_ID", f"{config.hydra.job.name}_{number}")
+            config.hydra.job.num = number
+        HydraConfig.instance().set_config(config)
+        run_job(
+            hydra_context=self.context,
+            task_function=self.task,
+            config=config,
+            job_dir_key="hydra.sweep.dir",
+            job_subdir_key="hydra.sweep.subdir",
+        )
+
+    def checkpoint(self) -> Any:
+        """What submitit queues again."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+def compose(context: HydraContext, config: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    return context.config_loader.load_sweep_config(config, list(overrides))
+
+
+def write_plan(config: DictConfig, points: Points, jobs: Mapping[int, str]) -> None:
+    import shlex
+
+    from wq.study import progress
+
+    overrides = [text for text in config.hydra.overrides.hydra if not text.startswith("hydra.mode=")]
+    command = shlex.join(["python", "-m", "wq.main", "-m", *overrides, *config.hydra.overrides.task])
+    shown = {number: filter_overrides(texts) for number, texts in points.items()}
+    progress.write_plan(Path(config.hydra.sweep.dir), command, shown, jobs)
+
+
+def refuse_detach(config: DictConfig) -> None:
+    from wq.study.config import ConfigurationError
+
+    if config.detach:
+        raise ConfigurationError("detach=true needs a cluster that takes the jobs; give hydra/launcher=slurm")
+
+
+class Basic(BasicLauncher):
+    """In this process, one after the other; the model is loaded once."""
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        assert self.config is not None
+        refuse_detach(self.config)
+        write_plan(self.config, dict(enumerate(job_overrides, initial_job_idx)), {})
+        return super().launch(job_overrides, initial_job_idx)
+
+
+class _Elsewhere(Launcher):
+    """What launchers into other processes share. options: the node hydra.launcher."""
+
+    context: HydraContext
+    config: DictConfig
+    task: TaskFunction
+
+    def __init__(self, **options: Any) -> None:
+        self.options = options
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.context, self.config, self.task = hydra_context, config, task_function
+        self.sweep = Path(config.hydra.sweep.dir)
+
+    def jobs(self, points: Points, **settings: bool) -> Jobs:
+        return Jobs(self.context, self.config, self.task, points, Singleton.get_state(), **settings)
+
+
+class Joblib(_Elsewhere):
+    """In processes of this machine."""
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from wq.study import grid
+        from wq.study.processes import run_in_processes
+
+        refuse_detach(self.config)
+        points = dict(enumerate(job_overrides, initial_job_idx))
+        write_plan(self.config, points, {})
+
+        def lost(number: int, error: Exception) -> None:
+            with grid.told(self.sweep / str(number)):
+                raise error
+
+        tasks = {number: self.jobs({number: overrides}) for number, overrides in points.items()}
+        run_in_processes(tasks, lost, device=self.config.device, **self.options)
+        return []
+
+
+class Slurm(_Elsewhere):
+    """In jobs of a Slurm cluster, `chunk` points in each."""
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from wq.study import grid, progress, slurm
+
+        points = dict(enumerate(job_overrides, initial_job_idx))
+        write_plan(self.config, points, {})
+        stored = {number: texts for number, texts in points.items() if self.is_stored(texts)}
+        self.jobs(stored).run()
+        configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
+        left = [number for number in points if number not in stored]
+        if not left:
+            return []
+        size, detach = self.config.chunk, self.config.detach
+        chunks = [left[start : start + size] for start in range(0, len(left), size)]
+        tasks = [self.jobs({n: points[n] for n in chunk}, slurm=True, report=detach) for chunk in chunks]
+        options = OmegaConf.to_container(OmegaConf.create(self.options), resolve=True)
+        assert isinstance(options, dict)
+        names = slurm.submit(self.sweep / slurm.FOLDER, tasks, options)  # type: ignore[arg-type]
+        jobs = {number: name for chunk, name in zip(chunks, names, strict=True) for number in chunk}
+        write_plan(self.config, points, jobs)
+        first, last = names[0], names[-1]
+        print(
+            f"{len(left)} points in {len(names)} Slurm jobs, {first}"
+            + (f" to {last}" if last != first else "")
+            + f"; how it goes: wq status {self.sweep}"
+        )
+        if detach:
+            grid.detach()
+            return []
+        try:
+            slurm.wait(names, lambda: progress.is_over(self.sweep))
+        except KeyboardInterrupt:
+            slurm.cancel(names)
+            raise
+        return []
+
+    def is_stored(self, overrides: Sequence[str]) -> bool:
+        """Whether a point needs no job, as the store has it and its reference."""
+        from dataclasses import replace
+
+        from wq.study.config import as_config
+        from wq.study.job import prepare
+
+        composed = compose(self.context, self.config, overrides)
+        with open_dict(composed):
+            del composed["hydra"]
+        config = as_config(composed)
+        try:
+            job = prepare(replace(config, device="cpu"), list(overrides))
+            jobs = [job] if job.spec.is_reference else [job, job.reference()]
+            return not config.rerun and all(each.store.find(each.spec.fingerprint) for each in jobs)
+        except Exception:  # whatever is wrong, the job will say it
+            return False

@@ -1,0 +1,109 @@
+"""Tasks in processes of this machine, by loky, joblib's pool: one for every GPU, or for every CPU core."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from queue import Empty, SimpleQueue
+from typing import Any
+
+
+class ProcessError(RuntimeError):
+    """Processes cannot be started, or one of them died."""
+
+
+def run_in_processes(
+    tasks: Mapping[int, Callable[[], None]],
+    lost: Callable[[int, Exception], None],
+    *,
+    device: str,
+    n_jobs: int | None,
+    threads: int | None,
+) -> None:
+    """Run all tasks, which report by themselves. A process that dies takes its own task with it and no other.
+
+    lost      told the number of a task whose process died
+    n_jobs    how many at a time; null is one for every GPU, or for every core where no GPU is used
+    threads   of every process; null shares out the cores
+
+    Raises ProcessError where joblib is not installed.
+    """
+    try:
+        from joblib.externals.loky import BrokenProcessPool, ProcessPoolExecutor, cpu_count
+    except ImportError as error:
+        raise ProcessError(
+            "hydra/launcher=joblib needs joblib, which is not installed; pip install 'wq[cluster]'"
+        ) from error
+    gpus = visible_gpus() if device in ("auto", "cuda") else []
+    workers = min(n_jobs or len(gpus) or (1 if device.startswith("cuda:") else cpu_count()), len(tasks))
+    share = {"OMP_NUM_THREADS": str(threads or max(1, cpu_count() // workers))}
+    waiting: SimpleQueue[int] = SimpleQueue()
+    for number in tasks:
+        waiting.put(number)
+    pools: dict[int, Any] = {}  # one process each, so that every one has its own environment and its own end
+
+    def work(worker: int) -> None:
+        place = {"CUDA_VISIBLE_DEVICES": gpus[worker % len(gpus)]} if gpus else {}
+        while (number := _next(waiting)) is not None:
+            try:
+                if worker not in pools:
+                    pools[worker] = ProcessPoolExecutor(1, env=share | place)
+                pools[worker].submit(_run, tasks[number], os.getpid()).result()
+            except BrokenProcessPool:
+                pools.pop(worker).shutdown(kill_workers=True)
+                if not stopped.is_set():
+                    lost(number, ProcessError("its process was killed, as when memory runs out"))
+        if worker in pools and not stopped.is_set():
+            pools.pop(worker).shutdown()
+
+    stopped = threading.Event()
+    with ThreadPoolExecutor(workers) as drivers:
+        try:
+            for driver in [drivers.submit(work, worker) for worker in range(workers)]:
+                driver.result()
+        finally:
+            stopped.set()
+            while _next(waiting) is not None:
+                pass
+            for pool in list(pools.values()):
+                pool.shutdown(kill_workers=True)
+
+
+def _next(waiting: "SimpleQueue[int]") -> int | None:
+    try:
+        return waiting.get_nowait()
+    except Empty:
+        return None
+
+
+def _run(task: Callable[[], None], parent: int) -> None:
+    """In the process: the parent alone is interrupted from the keyboard, and nobody outlives it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if not any(thread.name == "orphan" for thread in threading.enumerate()):
+        threading.Thread(target=_end_with, args=(parent,), name="orphan", daemon=True).start()
+    task()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    print("the grid's process is gone: this one ends too", file=sys.stderr)
+    os._exit(1)
+
+
+def visible_gpus() -> list[str]:
+    """The CUDA devices that a process here may use, as CUDA_VISIBLE_DEVICES names them."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return [each.strip() for each in chosen.split(",") if each.strip()]
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [
+        str(index) for index in range(sum(line.startswith("GPU ") for line in listed.stdout.splitlines()))
+    ]
