@@ -143,8 +143,8 @@ def random_features(rows=9):
     return torch.randn(rows, 80, 120, generator=torch.Generator().manual_seed(1))
 
 
-def decoded(model, features, language=None):
-    rows = decode_greedily(model, features, decoding_rules(model, language, LIMIT))
+def decoded(model, features, language=None, limit=LIMIT, kv_cache=None):
+    rows = decode_greedily(model, features, decoding_rules(model, language, limit), kv_cache)
     end = model.generation_config.eos_token_id
     return [row[:-1] if row[-1] == end else row for row in rows]
 

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from wq.whisper.features import log_mel
 from wq.whisper.greedy import decode_greedily, decoding_rules
+from wq.whisper.kv_cache import KVQuantizer
 from wq.whisper.model import Whisper
 
 SAMPLING_RATE = 16_000
@@ -88,12 +89,13 @@ def transcribe(
     batch_size: int,
     max_new_tokens: int | None = None,
     language: str = "en",
+    kv_cache: KVQuantizer | None = None,
 ) -> Transcription:
     """Transcribe the utterances read(i), mono float32 at 16 kHz, for i in 0..len(order)-1, in this order.
 
     Order is a permutation, best from long to short so that a batch is decoded for no longer than it must; the
     transcripts come back in the order of i. Audio beyond the model's window is cut off and counted. The
-    language is for multilingual checkpoints.
+    language is for multilingual checkpoints. With kv_cache, keys and values are rounded as they are stored.
 
     Raises ValueError where max_new_tokens does not fit, or the checkpoint does not know the language.
     """
@@ -113,7 +115,7 @@ def transcribe(
             started = time.perf_counter()
             features = log_mel(whisper.feature_extractor, [audio[:window] for audio in audios])
             featured = time.perf_counter()
-            rows = decode_greedily(whisper.model, features.to(device, dtype), rules)
+            rows = decode_greedily(whisper.model, features.to(device, dtype), rules, kv_cache)
             result.features_seconds += featured - started
             result.generate_seconds += time.perf_counter() - featured
             for index, audio, row in zip(indices, audios, rows, strict=True):

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from transformers import WhisperForConditionalGeneration
 from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
-from wq.whisper.kv_cache import KeysValues
+from wq.whisper.kv_cache import KVQuantizer, empty_caches
 from wq.whisper.onednn import fast_products
 
 # Of encoder input at a time on a CPU: enough for an efficient matrix product, few enough for its cache
@@ -100,11 +100,17 @@ def encode(encoder: Any, features: Tensor) -> Tensor:
 class Batch:
     """Rows that are decoded together: the keys and values of their audio and of their text so far."""
 
-    def __init__(self, model: WhisperForConditionalGeneration, features: Tensor, positions: int) -> None:
+    def __init__(
+        self,
+        model: WhisperForConditionalGeneration,
+        features: Tensor,
+        positions: int,
+        kv_cache: KVQuantizer | None = None,
+    ) -> None:
         self.decoder: Any = model.model.decoder
         rows, frames = features.shape[0], model.config.max_source_positions
-        self.audio = [KeysValues.empty(layer.encoder_attn, rows, frames) for layer in self.decoder.layers]
-        self.text = [KeysValues.empty(layer.self_attn, rows, positions) for layer in self.decoder.layers]
+        self.audio = empty_caches(self.decoder, "cross", rows, frames, kv_cache)
+        self.text = empty_caches(self.decoder, "self", rows, positions, kv_cache)
         at_once = max(FRAMES_AT_ONCE // frames, 1) if features.device.type == "cpu" else rows
         with fast_products(at_once * frames):
             for row in range(0, rows, at_once):
@@ -145,7 +151,10 @@ class Batch:
 
 @torch.inference_mode()
 def decode_greedily(
-    model: WhisperForConditionalGeneration, features: Tensor, rules: Rules
+    model: WhisperForConditionalGeneration,
+    features: Tensor,
+    rules: Rules,
+    kv_cache: KVQuantizer | None = None,
 ) -> list[list[int]]:
     """The tokens of each row of log-mel features [rows, mels, frames].
 
@@ -153,7 +162,7 @@ def decode_greedily(
     goes back to the audio where a model writes timestamps, although it was told to write none.
     """
     rows, device = features.shape[0], features.device
-    batch = Batch(model, features, len(rules.prompt) + rules.limit)
+    batch = Batch(model, features, len(rules.prompt) + rules.limit, kv_cache)
     always, first = (
         torch.tensor(tokens, dtype=torch.long, device=device)
         for tokens in (rules.suppressed, rules.suppressed + rules.suppressed_first)

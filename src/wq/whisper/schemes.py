@@ -20,6 +20,7 @@ VALUE_GRANULARITIES = ("token", "group")
 ATTENTIONS = ("self", "cross")
 SMOOTHINGS = ("none", "fixed", "search")
 SEARCH_SCOPES = ("submodule", "layer")
+SELF_ATTENTION_BLOCK = 32  # tokens that share the scales of keys per channel, where a KVCache does not say
 
 DEFAULT_ROLES = shorten(LINEAR_ROLES)
 
