@@ -49,8 +49,9 @@ class Job:
         return shlex.join(["python", "-m", "wq.main", *kept])
 
 
-def prepare(config: Config, overrides: list[str]) -> Job:
-    """Everything that can be checked before a model is loaded.
+def prepare(config: Config, overrides: list[str], *, looks_only: bool = False) -> Job:
+    """Everything that can be checked before a model is loaded. With looks_only no store is made, and none is
+    needed.
 
     Raises ConfigurationError, ModelError, DataError, StoreError.
     """
@@ -81,7 +82,8 @@ def prepare(config: Config, overrides: list[str]) -> Job:
         calibration and Calibration(calibration.split, len(calibration.utterances), calibration.content_hash),
     )
     store = Store(config.tracking_uri or default_uri(), config.experiment_name)
-    store.check()
+    if not looks_only:
+        store.check()
     device = resolve_device(config.device)  # last, as it imports torch: what else is wrong is said at once
     return Job(replace(config, device=device), spec, speech, calibration, checkpoint, store, tuple(overrides))
 

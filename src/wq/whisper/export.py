@@ -1,16 +1,13 @@
 """A quantized model as a checkpoint on disk: in the layout that fits, complete, whole or not at all."""
 
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -19,19 +16,15 @@ from wq.numerics.fake_quant import NonFiniteError, Quantized, quantize
 from wq.whisper import compressed, packed
 from wq.whisper.compressed import LayoutError
 from wq.whisper.layers import Layer
-from wq.whisper.model import FILES, PACKED, WEIGHTS, Whisper
+from wq.whisper.model import PACKED, Whisper
 from wq.whisper.quantize import fused_ranges
 from wq.whisper.schemes import Activation
+from wq.whisper.target import CARD, COMPANIONS, CONFIG, beside, check_target
 
 LAYOUTS = ("auto", "compressed-tensors", "wq")
 REST_DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
-CARD, CONFIG, GENERATION = "README.md", "config.json", "generation_config.json"
-COMPANIONS = tuple(name for name in FILES if name not in (*WEIGHTS, CONFIG))
+GENERATION = "generation_config.json"
 Plan = Sequence[tuple[Layer, Quantizer]]
-
-
-class ExportError(ValueError):
-    """A checkpoint that was not written: one line that names the place, the reason and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -165,50 +158,6 @@ def total_bytes(tensors: Mapping[str, Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
-def check_target(out: Path, overwrite: bool) -> None:
-    """Refuse a place that is taken. Only what an export wrote is ever overwritten.
-
-    Raises ExportError.
-    """
-    if not (out.exists() or out.is_symlink()):
-        return
-    if not overwrite:
-        raise ExportError(f"out={out} exists; give another directory, or overwrite=true")
-    known = {*COMPANIONS, *WEIGHTS, CONFIG, CARD}
-    strange = out.is_dir() and sorted(path.name for path in out.iterdir() if path.name not in known)
-    if out.is_symlink() or not out.is_dir() or strange:
-        what = f"holds {strange[0]}" if strange else "is no directory"
-        raise ExportError(f"out={out} {what}, which no export wrote; give another directory")
-
-
-@contextmanager
-def beside(out: Path) -> Iterator[Path]:
-    """A new directory that takes the place of `out` when all went well, and is gone when not.
-
-    Raises ExportError where the disk is full or may not be written to.
-    """
-    place = out.resolve()
-    new, old = (place.with_name(f".{place.name}.{os.getpid()}{end}") for end in ("", ".old"))
-    try:
-        new.mkdir(parents=True)
-        yield new
-        for path in new.iterdir():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-        if place.exists():
-            place.rename(old)
-        new.rename(place)
-    except (OSError, SafetensorError) as error:
-        if old.exists() and not place.exists():
-            old.rename(place)
-        raise ExportError(
-            f"out={out} cannot be written ({error}) and is as it was; make room there, or give another place"
-        ) from error
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
-
-
 def write(out: Path, whisper: Whisper, contents: Contents, card: str, overwrite: bool = False) -> None:
     """Write the checkpoint beside its place and rename it: there is a whole one or none.
 
@@ -225,5 +174,7 @@ def write(out: Path, whisper: Whisper, contents: Contents, card: str, overwrite:
         config = {name: value for name, value in config.items() if name != "torch_dtype"} | contents.config
         (directory / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         (directory / CARD).write_text(card, encoding="utf-8")
-        save_file(contents.tensors, directory / contents.file, contents.metadata)
+        weights = directory / contents.file
+        save_file(contents.tensors, weights, contents.metadata)
+        weights.chmod((directory / CONFIG).stat().st_mode)  # safetensors lets nobody else read it
         check_target(out, overwrite)  # again: that took a while

@@ -1,0 +1,144 @@
+"""Write one quantized model as a packed checkpoint."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wq.study.grid import run_plainly
+
+if TYPE_CHECKING:
+    from wq.study.job import Job
+    from wq.study.results import Row
+    from wq.study.spec import Spec
+
+HELP = """usage: wq export out=DIR [key=value ...]
+
+Writes the weights of one point, packed to the bits that its size counts, with tokenizer, preprocessor and a
+model card. It takes the settings of a job (see python -m wq.main --help).
+
+  wq export format=int4 group=32 out=DIR    in compressed-tensors' layout, for transformers and vLLM
+  wq export format=nf4 out=DIR              in wq's own: other engines have no place for it
+  layout=compressed-tensors, wq             that layout, or an error (auto: the first where it fits)
+  rest=fp32                                 what is not quantized, instead of at fp16 as the size counts it
+  overwrite=true                            in place of an earlier export
+  result=FILE                               the result.json that the card's WER is from, instead of the store
+
+share_tensor_scale=true is for nvfp4 on engines that multiply q, k and v by one matrix, as vLLM does."""
+
+
+def main() -> None:
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(HELP)
+    else:
+        run_plainly(lambda: export(sys.argv[1:]))
+
+
+def export(arguments: list[str]) -> None:
+    from wq.study.config import ConfigurationError, compose
+    from wq.study.job import prepare
+    from wq.study.points import split_settings, truth
+    from wq.whisper.target import check_target
+
+    known = {"out": str, "layout": str, "rest": str, "overwrite": truth, "result": str}
+    given, overrides = split_settings(arguments, known)
+    for name, values in given.items():
+        if len(values) > 1:
+            raise ConfigurationError(f"{name}={','.join(map(str, values))}: give one value")
+    settings = {name: value for name, (value,) in given.items()}
+    if "out" not in settings:
+        raise ConfigurationError("out is missing; give out=DIR, the checkpoint's new directory")
+    configs = compose(overrides)
+    if len(configs) > 1:
+        raise ConfigurationError(
+            f"these settings make {len(configs)} points, and wq export writes one; give one value for each"
+        )
+    out = Path(settings.pop("out"))
+    check_target(out, settings.get("overwrite", False))
+    job = prepare(configs[0], overrides, looks_only=True)
+    for setting in job.spec.ignored:
+        print(f"{setting} has no effect on {job.spec.point} and is ignored", file=sys.stderr)
+    write(job, out, **settings)
+
+
+def write(
+    job: "Job",
+    out: Path,
+    layout: str = "auto",
+    rest: str = "fp16",
+    overwrite: bool = False,
+    result: str | None = None,
+) -> None:
+    from wq.study import card
+    from wq.study.job import load_once
+    from wq.whisper import export
+    from wq.whisper.layers import assign, walk
+    from wq.whisper.schemes import by_role
+
+    spec = job.spec
+    row = told_row(spec, Path(result)) if result else stored_row(job)
+    whisper = load_once(job.checkpoint, job.config.device)
+    plan = assign(list(walk(whisper.model)), spec.weights)
+    contents = export.assemble(
+        whisper,
+        plan,
+        by_role(spec.activations),
+        layout=layout,
+        share_tensor_scale=spec.share_tensor_scale,
+        rest=rest,
+        spec=card.described(spec),
+    )
+    facts = {
+        "quantized weights": f"{contents.weight_bytes:,} bytes with their scales",
+        "the layout's own": f"{contents.extra_bytes:,} bytes of shapes and padding",
+        f"the rest, {rest}": f"{contents.rest_bytes:,} bytes, {contents.rounded:,} values rounded",
+    }
+    text = card.model_card(spec, job.config.model.path, contents.layout, out.name, facts, row, job.command)
+    export.write(out, whisper, contents, text, overwrite)
+    total = contents.weight_bytes + contents.extra_bytes + contents.rest_bytes
+    print(f"{out}  {spec.model.name} {spec.point}  layout={contents.layout}  {total / 1e6:.2f} MB")
+    print("".join(f"  {name}: {value}\n" for name, value in facts.items()), end="")
+    print(f"  WER: {card.word_error_rate(spec, row, job.command).splitlines()[0]}")
+    for notice in notices(spec, contents):
+        print(f"{spec.point}: {notice}", file=sys.stderr)
+
+
+def notices(spec: "Spec", contents: Any) -> list[str]:
+    """What a user of the checkpoint should know."""
+    found = []
+    if contents.rounded:
+        found.append(
+            f"{contents.rounded} values that are not quantized were rounded to fp16; rest=fp32 keeps them"
+        )
+    two_level = any(each.quantizer.format.has_tensor_scale for each in spec.weights)
+    if contents.layout == "compressed-tensors" and two_level and not spec.share_tensor_scale:
+        found.append("vLLM joins the tensor scales of q, k and v; share_tensor_scale=true makes them one")
+    return found
+
+
+def stored_row(job: "Job") -> "Row | None":
+    """The store's finished run of this point. It only looks: where there is no store, there is no run."""
+    from wq.study.tracking import FINGERPRINT, StoreError
+
+    query = f"tags.`{FINGERPRINT}` = '{job.spec.fingerprint}' and attributes.status = 'FINISHED'"
+    try:
+        runs = job.store.runs(query)
+        return job.store.read_result(runs[0]) if runs else None
+    except (StoreError, OSError):
+        return None
+
+
+def told_row(spec: "Spec", path: Path) -> "Row":
+    """The row of a result.json. Raises ConfigurationError where it is another point's."""
+    from wq.study.config import ConfigurationError
+    from wq.study.results import read_row
+
+    try:
+        row = read_row(path)
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"result={path} cannot be read ({error}); give a result.json") from error
+    if row.get("fingerprint") != spec.fingerprint:
+        raise ConfigurationError(
+            f"result={path} is of point {row.get('point')} ({row.get('fingerprint')}), not of {spec.point} "
+            f"({spec.fingerprint}); give this point's result.json"
+        )
+    return row
