@@ -186,12 +186,12 @@ def fake_quantizer(
     if tensor_scale is not None:
         tensor_scale = tensor_scale.contiguous()
         stride = int(tensor_scale.numel() > 1)
-    scales = 0 if tensor_scale is None else tensor_scale.data_ptr()
     one_pass, pointer = compiled.wq_fake_quantize, ctypes.byref(description)
 
     def run(x: Tensor, out: Tensor, block: int) -> bool:
         columns, elements = x.shape[-1], x.numel()
         rows, source, target = elements // columns, x.data_ptr(), out.data_ptr()
+        scales = 0 if tensor_scale is None else tensor_scale.data_ptr()
         if stride == 0 and columns % block == 0:  # one long row: short rows are then as fast as long ones
             rows, columns = 1, elements
         unit = columns if rows > 1 else block  # threads share whole rows, or of one row whole blocks

@@ -18,12 +18,14 @@ from wq.study import memory, recording, results, statistics, wer
 from wq.study.datasets import Speech
 from wq.study.job import Job, load_once
 from wq.study.mapsswe import Alignment, mapsswe
-from wq.study.quantization import quantized
+from wq.study.quantization import named, quantized
 from wq.study.results import Row
 from wq.study.size import PLAIN_BITS, REFERENCE_BITS, Size, model_size
 from wq.study.spec import REFERENCE_FORMAT, Spec
 from wq.study.tracking import PARENT_VARIABLE
-from wq.whisper.decode import SAMPLING_RATE, Transcript, Transcription, transcribe
+from wq.whisper.decode import SAMPLING_RATE, NonFiniteUtterance, Transcript, Transcription, transcribe
+from wq.whisper.kv_cache import KVQuantizer
+from wq.whisper.model import Whisper
 from wq.whisper.schemes import DEFAULT_ROLES
 
 LIBRARIES = ("wq", "torch", "transformers", "datasets", "jiwer", "whisper-normalizer")
@@ -100,17 +102,10 @@ def evaluate(job: Job, reference: Outcome | None) -> Outcome:
     loads = load_once.cache_info().misses
     whisper = load_once(job.checkpoint, config.device)
     clock.append(time.perf_counter())
-    with quantized(whisper, spec) as plan:
+    with quantized(whisper, spec, job.calibration, batch_size=config.batch_size) as state:
         clock.append(time.perf_counter())
-        transcription = transcribe(
-            whisper,
-            lambda index: speech.read(index, SAMPLING_RATE),
-            longest_first(speech),
-            batch_size=config.batch_size,
-            max_new_tokens=spec.max_new_tokens,
-            language=spec.decoding_language or spec.language,
-        )
-    size = model_size(whisper.model, plan, PLAIN_BITS if spec.weights else REFERENCE_BITS)
+        transcription = transcribed(whisper, job, state.kv_cache)
+    size = model_size(whisper.model, state.plan, PLAIN_BITS if spec.weights else REFERENCE_BITS)
     score = wer.score(
         [utterance.id for utterance in speech.utterances],
         [utterance.text for utterance in speech.utterances],
@@ -129,7 +124,8 @@ def evaluate(job: Job, reference: Outcome | None) -> Outcome:
         "peak_memory_bytes": memory.peak_bytes(config.device),
         # not a time where an earlier job of this process has loaded it
         "load_seconds": clock[1] - clock[0] if load_once.cache_info().misses > loads else None,
-        "quantize_seconds": clock[2] - clock[1],
+        **calibration_columns(spec, state.calibrate_seconds),
+        "quantize_seconds": clock[2] - clock[1] - state.calibrate_seconds,
         **transcription_columns(transcription),
         "device": config.device,
         "batch_size": config.batch_size,
@@ -137,6 +133,23 @@ def evaluate(job: Job, reference: Outcome | None) -> Outcome:
         **versions(),
     }
     return Outcome(row, transcripts, reused=False)
+
+
+def transcribed(whisper: Whisper, job: Job, kv_cache: KVQuantizer | None) -> Transcription:
+    """The test set as the model now hears it. Raises NonFiniteError that names the utterance."""
+    spec, speech = job.spec, job.speech
+    try:
+        return transcribe(
+            whisper,
+            lambda index: speech.read(index, SAMPLING_RATE),
+            longest_first(speech),
+            batch_size=job.config.batch_size,
+            max_new_tokens=spec.max_new_tokens,
+            language=spec.decoding_language or spec.language,
+            kv_cache=kv_cache,
+        )
+    except NonFiniteUtterance as error:
+        raise named(error, speech) from None
 
 
 def notices(row: Row) -> list[str]:
@@ -289,6 +302,15 @@ def size_columns(size: Size) -> Row:
         "model_bytes": size.model_bytes,
         "bits_per_weight": size.bits_per_weight,
         "compression_ratio": size.compression_ratio,
+    }
+
+
+def calibration_columns(spec: Spec, seconds: float) -> Row:
+    calibration = spec.calibration
+    return {
+        "calibration_split": calibration and calibration.split,
+        "calibration_utterances": calibration and calibration.utterances,
+        "calibrate_seconds": seconds if calibration else None,
     }
 
 

@@ -1,23 +1,108 @@
 """A model under a spec: what is quantized of it, in the order in which it happens, and undone afterwards."""
 
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 
 from wq.numerics.effective import Quantizer
+from wq.numerics.fake_quant import NonFiniteError
+from wq.study.audio import DataError
+from wq.study.datasets import Speech
 from wq.study.spec import Spec
+from wq.whisper.activation import Range, quantized_activations
+from wq.whisper.calibration import Observed, observe
+from wq.whisper.decode import SAMPLING_RATE, NonFiniteUtterance
+from wq.whisper.kv_cache import KVQuantizer
 from wq.whisper.layers import Layer, assign, walk
 from wq.whisper.model import Whisper
 from wq.whisper.quantize import quantized_weights
+from wq.whisper.ranges import range_of
+from wq.whisper.schemes import by_role
 
 Plan = list[tuple[Layer, Quantizer]]
 
 
-@contextmanager
-def quantized(whisper: Whisper, spec: Spec) -> Iterator[Plan]:
-    """Inside, the model is what the spec says. Yields the layers whose weights are quantized, and how.
+@dataclass
+class Quantized:
+    """What a model is inside `quantized`.
 
-    Raises NonFiniteError that names the layer whose weight holds NaN or Inf.
+    plan     the layers whose weights are quantized, and how
+    ranges   of the inputs with a static scale, by layer name
+    kv_cache how keys and values are rounded as they are stored, which `transcribe` does
     """
-    plan = assign(list(walk(whisper.model)), spec.weights)
-    with quantized_weights(plan, spec.share_tensor_scale):
-        yield plan
+
+    plan: Plan
+    ranges: dict[str, Range] = field(default_factory=dict)
+    kv_cache: KVQuantizer | None = None
+    calibrate_seconds: float = 0.0
+
+
+@contextmanager
+def quantized(
+    whisper: Whisper, spec: Spec, calibration: Speech | None = None, *, batch_size: int = 32
+) -> Iterator[Quantized]:
+    """Inside, the model is what the spec says; afterwards it is as it was, whatever happened.
+
+    calibration   the speech that static scales and smoothing are taken from, where the spec needs any
+
+    Raises NonFiniteError that names the layer whose weight or input holds NaN or Inf, and the utterance.
+    """
+    layers = list(walk(whisper.model))
+    state = Quantized(assign(layers, spec.weights))
+    cache = spec.kv_cache
+    with ExitStack() as undo:
+        started = time.perf_counter()
+        observed: dict[str, Observed] = {}
+        if any(each.quantizer.is_static for each in spec.activations) or (cache and cache.is_static):
+            observed = statistics(whisper, spec, calibration, batch_size)
+            state.ranges = activation_ranges(layers, spec, observed)
+        if cache:
+            state.kv_cache = KVQuantizer(cache, {name: each.output_amax for name, each in observed.items()})
+        state.calibrate_seconds = time.perf_counter() - started
+        undo.enter_context(quantized_weights(state.plan, spec.share_tensor_scale))
+        undo.enter_context(quantized_activations(whisper.model, spec.activations, state.ranges))
+        yield state
+
+
+def statistics(
+    whisper: Whisper, spec: Spec, calibration: Speech | None, batch_size: int
+) -> dict[str, Observed]:
+    """What the layers read while the model, as it now is, transcribes the calibration speech."""
+    if calibration is None:
+        raise DataError(f"{spec.point} needs calibration and was given no speech; name a calibration split")
+    try:
+        return observe(
+            whisper,
+            lambda index: calibration.read(index, SAMPLING_RATE),
+            len(calibration.utterances),
+            batch_size=batch_size,
+            max_new_tokens=spec.max_new_tokens,
+            language=spec.decoding_language or spec.language,
+        )
+    except NonFiniteUtterance as error:
+        raise named(error, calibration) from None
+
+
+def activation_ranges(layers: list[Layer], spec: Spec, observed: dict[str, Observed]) -> dict[str, Range]:
+    """The range of every input that has a static scale, by layer name."""
+    activations = by_role(spec.activations)
+    ranges: dict[tuple[str, object], Range] = {}  # layers that read one tensor have one range
+    found = {}
+    for layer in layers:
+        activation = activations.get(layer.role)
+        if activation is not None and activation.is_static:
+            key = layer.source, activation
+            if key not in ranges:
+                ranges[key] = range_of(observed[layer.name], activation)
+            found[layer.name] = ranges[key]
+    return found
+
+
+def named(error: NonFiniteUtterance, speech: Speech) -> NonFiniteError:
+    """The error with the id of the utterance, in one line."""
+    utterance = speech.utterances[error.index].id
+    return NonFiniteError(
+        f"utterance {utterance} of {speech.name} {speech.split}: {error}; "
+        "check its audio, or quantize with more bits or another scale"
+    )

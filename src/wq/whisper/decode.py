@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from wq.numerics.fake_quant import NonFiniteError
 from wq.whisper.features import log_mel
-from wq.whisper.greedy import decode_greedily, decoding_rules
+from wq.whisper.greedy import NonFiniteRow, Place, decode_greedily, decoding_rules
 from wq.whisper.kv_cache import KVQuantizer
 from wq.whisper.model import Whisper
 
@@ -66,6 +67,14 @@ class Transcription:
         return sum(transcript.cut_seconds > 0 for transcript in self.transcripts)
 
 
+class NonFiniteUtterance(NonFiniteError):
+    """NaN or Inf came up while the utterance of this index was transcribed."""
+
+    def __init__(self, index: int, error: NonFiniteRow) -> None:
+        super().__init__(str(error))
+        self.index = index
+
+
 def token_limit(whisper: Whisper, max_new_tokens: int | None) -> int:
     """The longest transcript in tokens: as asked, or half of the decoder's positions as in OpenAI's decoding.
 
@@ -90,15 +99,20 @@ def transcribe(
     max_new_tokens: int | None = None,
     language: str = "en",
     kv_cache: KVQuantizer | None = None,
+    place: Place | None = None,
+    task: str = "transcribe",
 ) -> Transcription:
     """Transcribe the utterances read(i), mono float32 at 16 kHz, for i in 0..len(order)-1, in this order.
 
     Order is a permutation, best from long to short so that a batch is decoded for no longer than it must; the
     transcripts come back in the order of i. Audio beyond the model's window is cut off and counted. The
     language is for multilingual checkpoints. With kv_cache, keys and values are rounded as they are stored.
+    `place` is kept up to date; `task` is the progress bar's.
 
-    Raises ValueError where max_new_tokens does not fit, or the checkpoint does not know the language.
+    Raises ValueError where max_new_tokens does not fit, or the checkpoint does not know the language;
+    NonFiniteUtterance where NaN or Inf comes up in what the model computes.
     """
+    place = place or Place()
     limit = token_limit(whisper, max_new_tokens)
     rules = decoding_rules(whisper.model, language if whisper.is_multilingual else None, limit)
     window = round(whisper.window_seconds * SAMPLING_RATE)
@@ -107,7 +121,7 @@ def transcribe(
     result = Transcription()
     # disable=None: silent where there is no terminal, as under Slurm and CI
     with tqdm(
-        total=len(order), unit="utt", desc="transcribe", disable=None, mininterval=0.5, leave=False
+        total=len(order), unit="utt", desc=task, disable=None, mininterval=0.5, leave=False
     ) as progress:
         for first in range(0, len(order), batch_size):
             indices = order[first : first + batch_size]
@@ -115,7 +129,11 @@ def transcribe(
             started = time.perf_counter()
             features = log_mel(whisper.feature_extractor, [audio[:window] for audio in audios])
             featured = time.perf_counter()
-            rows = decode_greedily(whisper.model, features.to(device, dtype), rules, kv_cache)
+            place.batch = indices
+            try:
+                rows = decode_greedily(whisper.model, features.to(device, dtype), rules, kv_cache, place)
+            except NonFiniteRow as error:
+                raise NonFiniteUtterance(place.utterances[error.row], error) from None
             result.features_seconds += featured - started
             result.generate_seconds += time.perf_counter() - featured
             for index, audio, row in zip(indices, audios, rows, strict=True):

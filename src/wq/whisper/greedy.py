@@ -5,6 +5,7 @@ modules, keys and values written into memory that is there already, rows that ha
 on a CPU the encoder takes a few rows at a time, so that what it computes stays in the processor's cache.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 from transformers import WhisperForConditionalGeneration
 from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
+from wq.numerics.fake_quant import NonFiniteError
 from wq.whisper.kv_cache import KVQuantizer, empty_caches
 from wq.whisper.onednn import fast_products
 
@@ -66,6 +68,33 @@ def decoding_rules(model: WhisperForConditionalGeneration, language: str | None,
     )
 
 
+@dataclass
+class Place:
+    """Where the computation is, for those who look on: the utterances of the batch by their numbers, which of
+    its rows the tensors hold now, and the position of the first of their frames or tokens."""
+
+    batch: Sequence[int] = ()
+    rows: Sequence[int] = ()
+    position: int = 0
+
+    @property
+    def utterances(self) -> list[int]:
+        return [self.batch[row] for row in self.rows]
+
+
+class NonFiniteRow(NonFiniteError):
+    """A tensor [rows, ...] of the computation holds NaN or Inf; `row` is the first of its rows that does."""
+
+    def __init__(self, what: str, x: Tensor) -> None:
+        self.row = int(x.isfinite().logical_not().flatten(1).any(1).nonzero()[0])
+        super().__init__(f"{'NaN' if x[self.row].isnan().any() else 'Inf'} in {what}")
+
+
+def check_finite(x: Tensor, what: str) -> None:
+    if not math.isfinite(x.sum()):
+        raise NonFiniteRow(what, x)
+
+
 def heads(x: Tensor, attention: Any) -> Tensor:
     """[rows, positions, model size] as [rows, heads, positions, head size]."""
     return x.view(x.shape[0], x.shape[1], attention.num_heads, attention.head_dim).transpose(1, 2)
@@ -106,6 +135,7 @@ class Batch:
         features: Tensor,
         positions: int,
         kv_cache: KVQuantizer | None = None,
+        place: Place | None = None,
     ) -> None:
         self.decoder: Any = model.model.decoder
         rows, frames = features.shape[0], model.config.max_source_positions
@@ -114,7 +144,10 @@ class Batch:
         at_once = max(FRAMES_AT_ONCE // frames, 1) if features.device.type == "cpu" else rows
         with fast_products(at_once * frames):
             for row in range(0, rows, at_once):
+                if place:
+                    place.rows, place.position = range(row, min(row + at_once, rows)), 0
                 states = encode(model.model.encoder, features[row : row + at_once])
+                check_finite(states, "the encoder's states")
                 for layer, audio in zip(self.decoder.layers, self.audio, strict=True):
                     audio.store(*keys_values(states, layer.encoder_attn), first_row=row)
 
@@ -155,30 +188,35 @@ def decode_greedily(
     features: Tensor,
     rules: Rules,
     kv_cache: KVQuantizer | None = None,
+    place: Place | None = None,
 ) -> list[list[int]]:
     """The tokens of each row of log-mel features [rows, mels, frames].
 
     The last of a row is `rules.end`, unless the row was cut at the limit. A row is decoded once: `generate`
-    goes back to the audio where a model writes timestamps, although it was told to write none.
+    goes back to the audio where a model writes timestamps, although it was told to write none. `place` is
+    kept up to date. NaN or Inf in what the model computes raises NonFiniteRow, whose row is one of place's.
     """
+    place = place or Place()
     rows, device = features.shape[0], features.device
-    batch = Batch(model, features, len(rules.prompt) + rules.limit, kv_cache)
+    batch = Batch(model, features, len(rules.prompt) + rules.limit, kv_cache, place)
     always, first = (
         torch.tensor(tokens, dtype=torch.long, device=device)
         for tokens in (rules.suppressed, rules.suppressed + rules.suppressed_first)
     )
     written: list[list[int]] = [[] for _ in range(rows)]
-    unfinished = written
+    unfinished = list(range(rows))
     tokens, position = torch.tensor(rules.prompt, device=device).repeat(rows, 1), 0
     for count in range(rules.limit):
+        place.rows, place.position = unfinished, position
         with fast_products(tokens.numel()):
             logits = model.proj_out(batch.step(tokens, position))
         position += tokens.shape[1]
         logits.index_fill_(1, always if count else first, float("-inf"))
-        tokens = logits.argmax(-1, keepdim=True)
+        largest, tokens = logits.max(-1, keepdim=True)
+        check_finite(largest, "the logits")
         chosen = tokens[:, 0].tolist()
         for row, token in zip(unfinished, chosen, strict=True):
-            row.append(token)
+            written[row].append(token)
         going_on = [index for index, token in enumerate(chosen) if token != rules.end]
         if not going_on:
             break
