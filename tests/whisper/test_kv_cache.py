@@ -1,20 +1,36 @@
 """Quantized keys and values: what is stored, what transformers makes of it, and who it depends on."""
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from transformers import WhisperForConditionalGeneration
 
 from tests.whisper.test_decode import run
 from tests.whisper.test_greedy import LIMIT, decoded, generated, random_features, random_model
-from wq.numerics.fake_quant import NonFiniteError
+from wq.numerics.effective import Quantizer
+from wq.numerics.fake_quant import NonFiniteError, dequantize, quantize
+from wq.numerics.packing import pack_quantized
 from wq.study.config import FormatOptions, KVCacheConfig
+from wq.study.footprint import cache_bytes
 from wq.study.spec import effective_kv_cache
 from wq.whisper.decode import SAMPLING_RATE
 from wq.whisper.features import log_mel
-from wq.whisper.kv_cache import MODULES, KeysValues, KVQuantizer, RoundedLayer, layer_name, rounded_cache
+from wq.whisper.geometry import PUBLIC, read_geometry, skeleton
+from wq.whisper.greedy import Batch
+from wq.whisper.kv_cache import (
+    MODULES,
+    KeysValues,
+    KVQuantizer,
+    RoundedLayer,
+    Rounding,
+    layer_name,
+    rounded_cache,
+)
+from wq.whisper.model import locate
 
 ROWS, HEADS, POSITIONS, SIZE = 3, 2, 75, 24
 RANGE = 2.5
@@ -209,6 +225,73 @@ def test_what_is_given_stays_as_it_was(any_quantizer):
     copies = x[0].clone(), x[1].clone()
     memory(any_quantizer, "cross").store(*x)
     assert all(torch.equal(tensor, kept) for tensor, kept in zip(x, copies, strict=True))
+
+
+# Bytes: the formula of wq memory against what a decode leaves behind
+
+
+def decode(model, chosen: KVQuantizer | None, tokens: int) -> tuple[Batch, int]:
+    """Two utterances of noise and this many tokens after a prompt of four. Returns the batch, and the
+    positions that its text takes."""
+    config = model.config
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(2, config.num_mel_bins, 2 * config.max_source_positions, generator=generator)
+    with torch.inference_mode():
+        batch = Batch(model, features, 4 + tokens, chosen)
+        batch.step(torch.tensor([[1, 2, 3, 4]] * 2), 0)
+        for position in range(4, 4 + tokens):
+            batch.step(torch.tensor([[position], [7 * position]]), position)
+    return batch, 4 + tokens
+
+
+def packed(x: torch.Tensor, rounding: Rounding) -> int:
+    """Bytes of the tensors that hold x [rows, heads, positions, head size], of which rounding leaves nothing
+    to lose."""
+    if rounding.quantizer is None:
+        return x.half().nbytes
+    quantizer, full = rounding.quantizer, x.shape[2]
+    if quantizer.granularity == "channel":
+        block = rounding.block or full
+        full -= full % block if rounding.grows else 0
+        rest, x = x[:, :, full:], x[:, :, :full].mT
+        quantizer = Quantizer(quantizer.format, "group", block)
+    codes = quantize(x, *quantizer, amax=rounding.amax)
+    if not quantizer.format.is_asymmetric:  # whose range shrinks where both its ends are rounded inwards
+        assert torch.equal(dequantize(codes), x)
+    left = rest.half().nbytes if rounding.is_by_channel else 0
+    return sum(tensor.nbytes for tensor in pack_quantized(codes).values()) + left
+
+
+def test_bytes_by_formula_are_those_of_a_packed_cache(nano, any_quantizer):
+    geometry = read_geometry(locate("wq:nano"))
+    batch, positions = decode(nano.model, any_quantizer, tokens=32)
+    for attention, caches, end in (
+        ("self", batch.text, positions),
+        ("cross", batch.audio, geometry.max_source_positions),
+    ):
+        held = sum(
+            packed(x, rounding)
+            for cache in caches
+            for x, rounding in zip(cache.read(end), cache.roundings, strict=True)
+        )
+        assert cache_bytes(geometry, any_quantizer.scheme, attention, 2, end) == held
+
+
+@pytest.mark.parametrize("size", ["nano", "tiny", "small"])
+def test_bytes_by_formula_are_those_of_an_fp32_cache(nano, size):
+    geometry = read_geometry(locate("wq:nano")) if size == "nano" else PUBLIC[f"openai/whisper-{size}"]
+    if size == "nano":
+        model = nano.model
+    else:  # of random weights; the encoder's size does not matter to what the decoder keeps
+        smaller = replace(geometry, encoder_layers=1, encoder_ffn_dim=64, vocab_size=256)
+        model = WhisperForConditionalGeneration(skeleton(smaller).config).eval()
+    batch, positions = decode(model, None, tokens=3)
+    for attention, caches, end in (
+        ("self", batch.text, positions),
+        ("cross", batch.audio, geometry.max_source_positions),
+    ):
+        held = sum(x.nbytes for cache in caches for x in cache.read(end))
+        assert cache_bytes(geometry, None, attention, 2, end, plain_bits=32) == held
 
 
 # Errors
