@@ -1,0 +1,63 @@
+"""Compare two runs: the difference, how sure it is, and which utterances changed how."""
+
+import sys
+from functools import cache
+from pathlib import Path
+
+from wq.study.grid import run_plainly
+
+HELP = """usage: wq compare A B [key=value ...]
+
+How run B differs from run A over the same utterances: both word error rates, the difference with its 95 %
+interval, whether it could be chance (paired bootstrap, and NIST's MAPSSWE), and the utterances that they
+transcribe in other words, those first in which B does worse.
+
+A and B are each a point's name, a fingerprint or an MLflow run id, or the beginning of one; or the directory
+of a job, or its result.json.
+
+  wq compare fp32 int4-g128              two points of the experiment
+  wq compare fp32 int4-g128 split=other  where there are more of these names; any column will do
+  wq compare 3f9a 07bd limit=null        all utterances that changed (limit=10)
+  wq compare outputs/a outputs/b         two jobs on disk
+  wq compare A B tracking_uri=URI        which store ($MLFLOW_TRACKING_URI, or else sqlite:///mlflow.db)
+  wq compare A B experiment_name=NAME    which MLflow experiment (wq)
+
+What is wrong stands between asterisks: *this* was not said, or not here, and for *** nothing was heard."""
+
+
+def main() -> None:
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(HELP)
+    else:
+        run_plainly(lambda: compare(sys.argv[1:]))
+
+
+def compare(arguments: list[str]) -> None:
+    names = [text for text in arguments if "=" not in text or Path(text).exists()]
+    columns = dict(text.split("=", 1) for text in arguments if text not in names)
+    if len(names) != 2:
+        raise ValueError(
+            f"{len(names)} runs given; give two, as in wq compare fp32 int4-g128 (wq compare --help)"
+        )
+    limit = _limit(columns.pop("limit", "10"))
+    uri, experiment = columns.pop("tracking_uri", ""), columns.pop("experiment_name", "wq")
+
+    from wq.study.comparison import Side, difference, format_difference
+    from wq.study.lookup import in_store, on_disk
+    from wq.study.tracking import Store, default_uri
+
+    store = Store(uri or default_uri(), experiment)
+    runs = cache(store.runs)  # only looked for where a name is none of a directory
+
+    def find(text: str) -> Side:
+        return on_disk(text) or in_store(text, store, runs(), columns)
+
+    print(format_difference(difference(*map(find, names)), limit))
+
+
+def _limit(text: str) -> int | None:
+    if text == "null":
+        return None
+    if not text.isdigit():
+        raise ValueError(f"limit={text} is no number of utterances; give limit=20, or limit=null for all")
+    return int(text)

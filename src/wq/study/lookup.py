@@ -1,0 +1,111 @@
+"""A finished run by what people call it: a directory, a run id, a fingerprint or a point's name."""
+
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wq.study.comparison import Side
+from wq.study.reachability import without_password
+from wq.study.recording import TAGGED
+from wq.study.results import RESULT, TRANSCRIPTS, read_row, read_rows
+from wq.study.tracking import FAILURE, FINGERPRINT, Store
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+SHORTEST = 4  # characters of an id's beginning
+LISTED = 10
+TELLING = (*TAGGED, "language", "limit", "max_new_tokens", "seed", "resamples")  # one candidate from another
+
+
+def on_disk(text: str) -> Side | None:
+    """The run in a job's directory, or None where there is no such file or directory.
+
+    Raises ValueError where its results are missing or cannot be read.
+    """
+    path = Path(text)
+    directory = path if path.is_dir() else path.parent
+    by_chance = "/" not in text and not (directory / RESULT).is_file()  # a folder called fp32
+    if not path.exists() or by_chance:
+        return None
+    for name in (RESULT, TRANSCRIPTS):
+        if not (directory / name).is_file():
+            raise ValueError(f"{directory} has no {name}; give the directory of a job that is finished")
+    try:
+        return Side(read_row(directory / RESULT), read_rows(directory / TRANSCRIPTS), str(path))
+    except ValueError as error:
+        raise ValueError(f"the results in {directory} cannot be read ({error}); run the job again") from error
+
+
+def in_store(text: str, store: Store, runs: list["Run"], columns: Mapping[str, str]) -> Side:
+    """The run of this id, fingerprint or point, or whose id or fingerprint begins so, among those whose
+    columns have these values. Of the runs of one point it is the newest.
+
+    runs: those of the store, the newest first.
+
+    Raises ValueError where there is none, or more than one, or for a column that no run has.
+    """
+    unknown = next((name for name in columns if not any(_column(run, name) for run in runs)), None)
+    if runs and unknown:
+        raise ValueError(f"{unknown} is no column of the runs; choose one of {', '.join(TELLING)}")
+    kept = [run for run in runs if all(_column(run, name) == value for name, value in columns.items())]
+    run = _only(text, _named(text, kept), store, kept)
+    try:
+        return Side(store.read_result(run), store.read_transcripts(run), run.info.run_id)
+    except Exception as error:  # of MLflow, of whatever keeps the artifacts, or of JSON
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"{text}, run {run.info.run_id}, has lost its results ({reason}); run the point again"
+        ) from error
+
+
+def _named(text: str, runs: list["Run"]) -> list["Run"]:
+    """The runs that this text means: those by whole names if there are any."""
+    meanings: tuple[Callable[[Run], bool], ...] = (
+        lambda run: run.info.run_id == text,
+        lambda run: _column(run, FINGERPRINT) == text,
+        lambda run: _column(run, "point") == text,
+        lambda run: (
+            len(text) >= SHORTEST
+            and (run.info.run_id.startswith(text) or str(_column(run, FINGERPRINT)).startswith(text))
+        ),
+    )
+    return next((found for meant in meanings if (found := [run for run in runs if meant(run)])), [])
+
+
+def _only(text: str, found: list["Run"], store: Store, runs: list["Run"]) -> "Run":
+    place = f"experiment {store.experiment} of {without_password(store.uri)}"
+    if not found:
+        points = sorted({str(_column(run, "point")) for run in runs})
+        near = get_close_matches(text, points, LISTED) or points[:LISTED]
+        there = f"points there: {', '.join(near)}" if near else "there are no points"
+        raise ValueError(f"{text} is no directory, and no run id, fingerprint or point in {place}; {there}")
+    newest: dict[str | None, Run] = {}
+    for run in found:
+        if run.info.status == "FINISHED":
+            newest.setdefault(_column(run, FINGERPRINT), run)
+    if not newest:
+        run = found[0]
+        reason = f"{run.info.status} {run.data.tags.get(FAILURE, '')}".strip()
+        raise ValueError(f"{text} has no finished run in {place} ({reason}); run it again")
+    if len(newest) > 1:
+        raise ValueError(
+            f"{text} is {len(newest)} points: {_candidates(list(newest.values()))}; give the fingerprint, or "
+            "a column such as split=clean"
+        )
+    return next(iter(newest.values()))
+
+
+def _candidates(runs: list["Run"]) -> str:
+    """Their fingerprints, with those columns in which they differ."""
+    telling = [name for name in TELLING if len({_column(run, name) for run in runs}) > 1]
+    listed = [
+        f"{_column(run, FINGERPRINT)} ({', '.join(f'{name}={_column(run, name)}' for name in telling)})"
+        for run in runs[:LISTED]
+    ]
+    return ", ".join(listed) + (f" and {len(runs) - LISTED} more" if len(runs) > LISTED else "")
+
+
+def _column(run: "Run", name: str) -> str | None:
+    return run.data.tags.get(name, run.data.params.get(name))
