@@ -9,7 +9,8 @@ import pytest
 
 from wq.commands import compare as command
 from wq.study import results, statistics
-from wq.study.comparison import Side, difference, format_difference, probability, side_by_side
+from wq.study.comparison import Side, difference
+from wq.study.comparison_text import format_difference, probability, side_by_side
 from wq.study.lookup import in_store, on_disk
 from wq.study.mapsswe import mapsswe
 from wq.study.tracking import FINGERPRINT, Store

@@ -42,7 +42,8 @@ def compare(arguments: list[str]) -> None:
     limit = _limit(columns.pop("limit", "10"))
     uri, experiment = columns.pop("tracking_uri", ""), columns.pop("experiment_name", "wq")
 
-    from wq.study.comparison import Side, difference, format_difference
+    from wq.study.comparison import Side, difference
+    from wq.study.comparison_text import format_difference
     from wq.study.lookup import in_store, on_disk
     from wq.study.tracking import Store, default_uri
 

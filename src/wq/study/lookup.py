@@ -12,7 +12,7 @@ from wq.study.results import RESULT, TRANSCRIPTS, read_row, read_rows
 from wq.study.tracking import FAILURE, FINGERPRINT, Store
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
+    from wq.study.tracking import Run
 
 SHORTEST = 4  # characters of an id's beginning
 LISTED = 10
