@@ -119,8 +119,8 @@ def test_standings_equal_the_definition(points, seed):
     errors = systems[[system for _, system in points]]
     found = classify(sizes, errors, WORDS, resamples=200, seed=seed)
 
-    distinct = sorted(set(points))
-    rows = systems[[system for _, system in distinct]]
+    distinct = sorted({system for _, system in points})
+    rows = systems[distinct]
     n = len(distinct)
     p = pairwise_p(rows, WORDS, resamples=200, seed=seed)
     pairs = [(i, j) for i in range(n) for j in range(i + 1, n)]
@@ -130,14 +130,14 @@ def test_standings_equal_the_definition(points, seed):
         if adjusted <= 0.05
     }
 
-    def beats(i, j):
+    def beats(one, other):
+        i, j = distinct.index(one), distinct.index(other)
         return frozenset((i, j)) in significant and rows[i].sum() < rows[j].sum()
 
-    for point, standing in zip(points, found, strict=True):
-        i = distinct.index(point)
-        contenders = [j for j in range(n) if j != i and distinct[j][0] <= distinct[i][0]]
-        on = all(beats(i, j) for j in contenders)
-        off = any(beats(j, i) for j in contenders)
+    for (size, system), standing in zip(points, found, strict=True):
+        contenders = [other for other in points if other != (size, system) and other[0] <= size]
+        on = all(beats(system, other) for _, other in contenders)
+        off = any(beats(other, system) for _, other in contenders)
         assert standing == ("on" if on else "off" if off else "undecided")
     on_front = front([(size, row.sum()) for size, row in zip(sizes, errors, strict=True)])
     for standing, best in zip(found, on_front, strict=True):

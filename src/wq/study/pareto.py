@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -58,37 +59,61 @@ def classify(
                smallest point has none, and is on whatever its errors,
     undecided  otherwise.
 
-    "Significantly better" means one thing in both: a lower rate, in a paired bootstrap over the utterances
-    (`statistics.pairwise_p`) of all pairs of points, Holm-corrected over all of them. So all the points
-    called on or off are rightly called so with a probability of at least 1 - level, as all of them are read
-    together; the price is that the more points there are, the more evidence each takes. Points of the same
-    size that make the same errors on every utterance are one point, and stand where it stands. A point that
-    makes the errors of a smaller one is undecided: that is no evidence that it has no lower rate.
+    "Significantly better" means one thing in both: see `rank`. So all the points called on or off are rightly
+    called so with a probability of at least 1 - level, as all of them are read together; the price is that
+    the more points there are, the more evidence each takes. Points of the same size that make the same errors
+    on every utterance are one point, and stand where it stands. A point that makes the errors of a smaller
+    one is undecided: that is no evidence that it has no lower rate.
 
     Raises ValueError for a size that is not finite, and as `statistics.bootstrap_interval` does.
     """
+    return standings(sizes, rank(errors, words, resamples=resamples, seed=seed, level=level))
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """What a corpus says of points, whatever their sizes; bool [points, points].
+
+    better  the first has significantly fewer errors than the second
+    same    the two make the same errors on every utterance
+    """
+
+    better: "np.ndarray"
+    same: "np.ndarray"
+
+
+def rank(
+    errors: "np.ndarray", words: "np.ndarray", *, resamples: int, seed: int, level: float = 0.05
+) -> Ranking:
+    """Compare every point with every other: a lower rate by a paired bootstrap over the utterances
+    (`statistics.pairwise_p`), Holm-corrected over all pairs of points that do not make the same errors."""
     import numpy as np
 
     from wq.study.statistics import holm, pairwise_p
 
-    if not len(sizes):
-        return []
-    if not all(math.isfinite(size) for size in sizes):
+    errors = np.asarray(errors)
+    if not len(errors):
+        return Ranking(np.zeros((0, 0), bool), np.zeros((0, 0), bool))
+    distinct, place = np.unique(errors, axis=0, return_inverse=True)
+    place = place.ravel()
+    pairs = np.triu_indices(len(distinct), 1)
+    significant = np.zeros((len(distinct), len(distinct)), bool)
+    significant[pairs] = holm(pairwise_p(distinct, words, resamples=resamples, seed=seed)[pairs]) <= level
+    total = distinct.sum(axis=1)
+    better = (significant | significant.T) & (total[:, None] < total)
+    return Ranking(better[place[:, None], place], place[:, None] == place)
+
+
+def standings(sizes: Sequence[float], ranking: Ranking) -> list[str]:
+    """on, off or undecided, as `classify` says, for one measure of size."""
+    import numpy as np
+
+    size = np.asarray(sizes, float)
+    if not np.isfinite(size).all():
         raise ValueError("a size is missing or not finite; classify the points whose size is known")
-    places = np.column_stack([np.asarray(sizes, float), errors])
-    _, distinct, place = np.unique(places, axis=0, return_index=True, return_inverse=True)
-    size, errors = np.asarray(sizes, float)[distinct], np.asarray(errors)[distinct]
-
-    pairs = np.triu_indices(len(size), 1)
-    adjusted = np.ones((len(size), len(size)))
-    adjusted[pairs] = holm(pairwise_p(errors, words, resamples=resamples, seed=seed)[pairs])
-    significant = np.minimum(adjusted, adjusted.T) <= level
-
-    total = errors.sum(axis=1)
-    beats = significant & (total[:, None] < total)  # [i, j]: i is better than j
-    contends = size[:, None] <= size  # [i, j]: i has no more bytes than j
-    np.fill_diagonal(contends, False)
-    off = (contends & beats).any(axis=0)
-    on = (beats | ~contends.T).all(axis=1)
-    standing = np.where(on, ON, np.where(off, OFF, UNDECIDED))
-    return standing[place.ravel()].tolist()
+    no_larger = size[:, None] <= size  # [i, j]: i has no more bytes than j
+    one_point = ranking.same & (size[:, None] == size)
+    contends = no_larger & ~one_point
+    off = (contends & ranking.better).any(axis=0)
+    on = (ranking.better | ~contends.T).all(axis=1)
+    return np.where(on, ON, np.where(off, OFF, UNDECIDED)).tolist()
