@@ -40,11 +40,17 @@ class Quantized:
 
 @contextmanager
 def quantized(
-    whisper: Whisper, spec: Spec, calibration: Speech | None = None, *, batch_size: int = 32
+    whisper: Whisper,
+    spec: Spec,
+    calibration: Speech | None = None,
+    *,
+    batch_size: int = 32,
+    rounded: bool = True,
 ) -> Iterator[Quantized]:
     """Inside, the model is what the spec says; afterwards it is as it was, whatever happened.
 
     calibration   the speech that static scales and smoothing are taken from, where the spec needs any
+    rounded       False leaves out the rounding itself: weights are smoothed at most, as for an export
 
     Raises NonFiniteError that names the layer whose weight or input holds NaN or Inf, and the utterance.
     """
@@ -60,8 +66,9 @@ def quantized(
         if cache:
             state.kv_cache = KVQuantizer(cache, {name: each.output_amax for name, each in observed.items()})
         state.calibrate_seconds = time.perf_counter() - started
-        undo.enter_context(quantized_weights(state.plan, spec.share_tensor_scale))
-        undo.enter_context(quantized_activations(whisper.model, spec.activations, state.ranges))
+        if rounded:
+            undo.enter_context(quantized_weights(state.plan, spec.share_tensor_scale))
+            undo.enter_context(quantized_activations(whisper.model, spec.activations, state.ranges))
         yield state
 
 
