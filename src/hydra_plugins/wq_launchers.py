@@ -49,6 +49,7 @@ class Jobs:
         for number, overrides in self.points.items():
             directory = sweep / str(number)
             if not (directory / results.RESULT).exists():
+                (directory / results.ERROR).unlink(missing_ok=True)
                 with grid.told(directory):
                     self.run_point(number, overrides)
         if self.report:
@@ -150,7 +151,7 @@ class Slurm(_Elsewhere):
     """In jobs of a Slurm cluster, `chunk` points in each."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from wq.study import grid, progress, slurm
+        from wq.study import grid, slurm
 
         points = dict(enumerate(job_overrides, initial_job_idx))
         write_plan(self.config, points, {})
@@ -178,11 +179,16 @@ class Slurm(_Elsewhere):
             grid.detach()
             return []
         try:
-            slurm.wait(names, lambda: progress.is_over(self.sweep))
+            slurm.wait(names, lambda: all(map(self.is_done, left)))
         except KeyboardInterrupt:
             slurm.cancel(names)
             raise
         return []
+
+    def is_done(self, number: int) -> bool:
+        from wq.study.results import RESULT
+
+        return (self.sweep / str(number) / RESULT).exists()
 
     def is_stored(self, overrides: Sequence[str]) -> bool:
         """Whether a point needs no job, as the store has it and its reference."""

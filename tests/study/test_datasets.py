@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -397,3 +398,18 @@ def test_real_speech() -> None:
     speech = load_speech(DatasetConfig(source="manifest", path=str(REAL / "speech")))
     assert len(speech.utterances) == 400
     assert round(sum(utterance.duration for utterance in speech.utterances) / 60) == 26
+
+
+def test_an_interrupt_while_audio_is_decoded_is_not_lost(tmp_path):
+    """Through a callback into Python it would be, and the recording would seem cut off."""
+    noise = np.random.default_rng(0).uniform(-1, 1, 60 * RATE).astype(np.float32)
+    speech = load_speech(one(tmp_path, encode(noise)))
+    earlier = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(KeyboardInterrupt):
+            for _ in range(200):
+                speech.read(0, RATE)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, earlier)

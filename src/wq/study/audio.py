@@ -1,10 +1,11 @@
 """Encoded audio, examined by its header and decoded to samples."""
 
-import io
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from tempfile import TemporaryFile
+from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,19 +44,20 @@ def measure(encoded: bytes, entry: Entry) -> float:
     import soundfile
 
     try:
-        header = soundfile.info(io.BytesIO(encoded))
+        with _file_of(encoded) as file, soundfile.SoundFile(file.fileno(), closefd=False) as audio:
+            frames, rate, notes = audio.frames, audio.samplerate, audio.extra_info
     except soundfile.LibsndfileError as error:
         raise DataError(
             f"{_named(entry)} is no readable audio ({_reason(error)}); restore or remove it"
         ) from error
-    if header.frames == 0:
+    if frames == 0:
         raise DataError(f"{_named(entry)} is empty, 0 samples; restore or remove it")
-    cut = _CUT_WAV.search(header.extra_info)
+    cut = _CUT_WAV.search(notes)
     if cut and int(cut[2]) < int(cut[1]) < 2**31:
         raise DataError(
             f"{_named(entry)} is cut off: {cut[2]} of {cut[1]} bytes are there; restore or remove it"
         )
-    return header.frames / header.samplerate
+    return frames / rate
 
 
 def decode(encoded: bytes, entry: Entry) -> tuple["np.ndarray", int]:
@@ -68,7 +70,7 @@ def decode(encoded: bytes, entry: Entry) -> tuple["np.ndarray", int]:
     import soundfile
 
     try:
-        with soundfile.SoundFile(io.BytesIO(encoded)) as audio:
+        with _file_of(encoded) as file, soundfile.SoundFile(file.fileno(), closefd=False) as audio:
             samples = audio.read(dtype="float32", always_2d=True)
             expected, rate = audio.frames, audio.samplerate
     except soundfile.LibsndfileError as error:
@@ -81,6 +83,16 @@ def decode(encoded: bytes, entry: Entry) -> tuple["np.ndarray", int]:
     if not np.isfinite(samples).all():
         raise DataError(f"{_named(entry)} holds NaN or Inf samples; export it anew")
     return samples, rate
+
+
+def _file_of(encoded: bytes) -> IO[bytes]:
+    """A file that libsndfile reads by itself. From a Python object it would read through callbacks, and there
+    an interrupt is lost: the job would go on, with a recording that seems cut off."""
+    in_memory = hasattr(os, "memfd_create")
+    file = os.fdopen(os.memfd_create("audio"), "w+b") if in_memory else TemporaryFile()
+    file.write(encoded)
+    file.seek(0)
+    return file
 
 
 def _named(entry: Entry) -> str:

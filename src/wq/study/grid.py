@@ -155,6 +155,7 @@ def finish(sweep: Sweep, status: str) -> None:
             print("\n".join(map(str, written.paths)))
     finally:
         sweep.store.client.set_terminated(sweep.parent_run, status)
+        sweep.store.close_stale()
     if unfinished and status == "FAILED" and not failures:  # they failed in other processes
         raise UnfinishedError(
             f"{unfinished} of {len(rows)} points have no result; the same command runs them again"

@@ -40,7 +40,13 @@ def run_in_processes(
         ) from error
     gpus = visible_gpus() if device in ("auto", "cuda") else []
     workers = min(n_jobs or len(gpus) or (1 if device.startswith("cuda:") else cpu_count()), len(tasks))
-    share = {"OMP_NUM_THREADS": str(threads or max(1, cpu_count() // workers))}
+    share = {
+        "OMP_NUM_THREADS": str(threads or max(1, cpu_count() // workers)),
+        # that a killed process left something is nothing to tell
+        "PYTHONWARNINGS": ",".join(
+            filter(None, (os.environ.get("PYTHONWARNINGS"), "ignore:resource_tracker"))
+        ),
+    }
     waiting: SimpleQueue[int] = SimpleQueue()
     for number in tasks:
         waiting.put(number)

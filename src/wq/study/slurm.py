@@ -129,14 +129,13 @@ def cancel(jobs: Collection[str]) -> None:
 
 
 def last_words(folder: Path) -> str:
-    """What the log of a job that did not end by itself says last of its end, in one line."""
+    """The last that Slurm has written into a job's log of what went wrong, in one line."""
     for log in sorted(folder.glob("*_log.err")):
-        lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
-        told = [line for line in lines if re.match(r"(slurmstepd|srun|error)\b", line)]
+        told = re.findall(
+            r"^(?:slurmstepd\S*|srun): error: (.*)$", log.read_text(errors="replace"), re.MULTILINE
+        )
         if told:
-            return (
-                re.sub(r"^(slurmstepd|srun|error): |\*\*\* ?", "", told[-1]).strip().removeprefix("error: ")
-            )
+            return told[-1].strip("* ")
     return ""
 
 
@@ -165,7 +164,7 @@ def run_as_job(task: Callable[[], None]) -> None:
         print(f"stopped by Slurm: job {job} is {known.name if known else 'gone'}", file=sys.stderr)
         if known and known.name == "RUNNING":
             time.sleep(600)
-        raise
+        sys.exit(130)
 
 
 def own_id() -> str:
