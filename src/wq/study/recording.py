@@ -13,7 +13,7 @@ from typing import Any
 from wq.study.config import DatasetConfig
 from wq.study.results import RESULT, TRANSCRIPTS, Row, read_rows, write_whole
 from wq.study.spec import Spec
-from wq.study.tracking import FINGERPRINT, Store
+from wq.study.tracking import COMMAND, FINGERPRINT, Store
 
 # The names are those of result.json and results.csv.
 METRICS = (
@@ -29,7 +29,7 @@ TAGGED = (
     "dataset", "split",
 )  # fmt: skip
 
-SURROUNDINGS = ("device", "batch_size", "command", "reference")  # parameters beside the spec and the versions
+SURROUNDINGS = ("device", "batch_size", "reference")  # parameters beside the spec and the versions
 
 TABLE = "transcripts.json"  # the transcripts once more, as MLflow's pages show tables
 SHOWN = ("id", "text", "pred_text", "errors", "words", "duration", "capped")
@@ -54,6 +54,7 @@ def record(
     files = [directory / RESULT, directory / TRANSCRIPTS]
     store.record(run_id, parameters(spec, columns, row), metrics, files, [table])
     table.unlink()
+    store.client.set_tag(run_id, COMMAND, row["command"])
     store.record_test_set(
         run_id,
         f"{spec.dataset.name} {spec.split}",
@@ -72,9 +73,14 @@ def parameters(spec: Spec, columns: Row, row: Row) -> Row:
 
 
 def _flat(settings: Row, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names; of several parts, such as quantizers of encoder and decoder, they are numbered."""
     for name, value in settings.items():
+        parts = value if isinstance(value, list | tuple) else ()
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{name}.")
+        elif parts and all(isinstance(part, dict) for part in parts):
+            for n, part in enumerate(parts):
+                yield from _flat(part, f"{prefix}{name}.{n}." if len(parts) > 1 else f"{prefix}{name}.")
         elif isinstance(value, list | tuple):
             yield prefix + name, "+".join(map(str, value))
         else:

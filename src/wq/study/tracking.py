@@ -34,6 +34,7 @@ PARENT, NAME, USER, SOURCE = "mlflow.parentRunId", "mlflow.runName", "mlflow.use
 DESCRIPTION, TABLES = "mlflow.note.content", "mlflow.loggedArtifacts"
 # Ours. The fingerprint finds a point again; host and pid tell a running job from a dead one.
 FINGERPRINT, GRID, HOST, PID, FAILURE = "wq.fingerprint", "wq.grid", "wq.host", "wq.pid", "wq.error"
+COMMAND = "wq.command"
 PARENT_VARIABLE = "WQ_PARENT_RUN"
 
 LONGEST_PARAM, PARAMS_AT_ONCE, LONGEST_TAG = 6000, 100, 5000  # what every MLflow server takes

@@ -36,6 +36,10 @@ function frontOf(points) {
   return front;
 }
 
+// As drawn: where nobody knows how sure the front is, by the estimates.
+const standingOf = ({ standing, onFront }) => (standing === "unknown" ? (onFront ? "on" : "off") : standing);
+const rank = (point) => ["off", "undecided", "on"].indexOf(standingOf(point));
+
 // A chart in `figure` of `groups` of rows, each with a front of its own. `view` says what is drawn:
 // { size, rate, isShown, look } where look(row) gives { colour, shape }.
 class Chart {
@@ -72,7 +76,7 @@ class Chart {
       return points;
     });
     for (const { points } of this.fronts) for (const point of points) point.onFront = true;
-    this.current = null;
+    this.current = this.last = null;
     if (this.points.length) this.place();
     this.render();
   }
@@ -103,7 +107,7 @@ class Chart {
         ? [drawn("line", { x1: MARGIN.left, x2: width - MARGIN.right, y1: reference.top, y2: reference.top })] : [])),
       drawn("g", { class: "fronts" }, ...this.fronts.map(({ points }) => this.steps(points))),
       drawn("g", { class: "intervals" }, ...shown.filter((point) => shown.length <= MANY || point.onFront).map((point) => this.bar(point))),
-      drawn("g", { class: "points" }, ...shown.map((point) => this.mark(point))),
+      drawn("g", { class: "points" }, ...[...shown].sort((a, b) => rank(a) - rank(b)).map((point) => this.mark(point))),
       drawn("g", { class: "labels" }, ...this.labels(shown)),
       this.halo,
     );
@@ -124,7 +128,7 @@ class Chart {
     let top = Infinity;
     for (const tick of y.ticks) {
       const at = this.up(tick);
-      group.append(drawn("line", { x1: MARGIN.left, x2: width - MARGIN.right, y1: at, y2: at, class: tick === 0 && y.low < 0 ? "zero" : "" }));
+      group.append(drawn("line", { x1: MARGIN.left, x2: width - MARGIN.right, y1: at, y2: at, class: tick === 0 && "zero" }));
       if (top - at < 14) continue;
       group.append(drawn("text", { x: MARGIN.left - 8, y: at + 4, "text-anchor": "end" }, tickText(tick)));
       top = at;
@@ -148,10 +152,9 @@ class Chart {
   }
 
   mark(point) {
-    const standing = point.standing === "unknown" ? (point.onFront ? "on" : "off") : point.standing;
     return drawn("path", {
       d: SHAPES[point.shape % SHAPES.length], transform: `translate(${point.left} ${point.top})`,
-      class: standing, style: `color:${point.colour}`,
+      class: standingOf(point), style: `color:${point.colour}`,
     });
   }
 
@@ -190,6 +193,7 @@ class Chart {
   choose(point) {
     if (point === this.current) return;
     this.current = point;
+    this.last = point || this.last; // where the arrow keys go on after a dialog
     this.halo.replaceChildren(...(point ? [this.bar(point), drawn("circle", { cx: point.left, cy: point.top, r: 10, class: "halo" })] : []));
     this.svg.classList.toggle("pointing", point !== null);
     this.onPoint(point && point.row, this);
@@ -212,7 +216,8 @@ class Chart {
     const steps = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 };
     const order = [...(this.shown || [])].sort((a, b) => a.size - b.size || a.rate - b.rate);
     if (event.key in steps && order.length) {
-      const here = this.current ? order.indexOf(this.current) : steps[event.key] > 0 ? -1 : order.length;
+      const from = order.indexOf(this.current || this.last);
+      const here = from >= 0 ? from : steps[event.key] > 0 ? -1 : order.length;
       this.choose(order[Math.max(0, Math.min(order.length - 1, here + steps[event.key]))]);
     } else if ((event.key === "Enter" || event.key === " ") && this.current) this.onOpen(this.current.row);
     else if (event.key === "Escape") this.leave();

@@ -3,12 +3,13 @@
 const KEYS = ["format", "granularity", "group", "activation", "kv_cache", "smoothquant", "roles"];
 const keyOf = (row, ...without) => JSON.stringify(KEYS.filter((key) => !without.includes(key)).map((key) => plain(row[key])));
 
+const weightsOf = (row) => plain(row.weights) || [plain(row.format), plain(row.group) && `g${plain(row.group)}`].filter(Boolean).join("-");
+
 function multiples(rows, look, onOpen) {
   const known = rows.filter((row) => isNumber(row.wer));
-  const weights = (row) => plain(row.weights) || [plain(row.format), plain(row.group) && `g${plain(row.group)}`].filter(Boolean).join("-");
   return [
     groupPanels(known, look, onOpen),
-    matrix("Activation precision by weight precision", "Lowest WER, %, of the points of each pair.", known, weights, (row) => plain(row.activation) || "none", onOpen),
+    matrix("Activation precision by weight precision", "Lowest WER, %, of the points of each pair.", known, weightsOf, (row) => plain(row.activation) || "none", onOpen),
     matrix("SmoothQuant", "WER, %, of points that differ in nothing else.", paired(known, "smoothquant"), without("smoothquant"), (row) => plain(row.smoothquant) || "none", onOpen),
     matrix("KV cache", "WER, %, of points that differ in nothing else.", paired(known, "kv_cache"), without("kv_cache"), (row) => plain(row.kv_cache) || "none", onOpen),
   ].filter(Boolean);
@@ -24,11 +25,12 @@ function paired(rows, column) {
   return rows.filter((row) => values.get(keyOf(row, column)).size > 1);
 }
 
-// A name for what rows share that differ in a column: their settings without it.
-const without = (column) => (row) =>
-  ["weights", "activation", "kv_cache", "smoothquant", "roles"].filter((key) => key !== column)
-    .map((key) => (key === "weights" ? plain(row.weights) || `${plain(row.format)} ${plain(row.group)}`.trim() : plain(row[key])))
-    .filter((text) => text && text !== "none" && text !== "encoder+decoder").join(", ");
+// A name for what rows share that differ in a column: their other settings.
+const OTHERS = { activation: "activations ", kv_cache: "KV cache ", smoothquant: "SmoothQuant ", roles: "" };
+const without = (column) => (row) => {
+  const others = Object.entries(OTHERS).filter(([key]) => key !== column && !["", "none", "encoder+decoder"].includes(plain(row[key])));
+  return [weightsOf(row), ...others.map(([key, title]) => title + plain(row[key]))].join(", ");
+};
 
 const PANEL = { width: 210, height: 150, left: 34, right: 10, top: 22, bottom: 30 };
 
