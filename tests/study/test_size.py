@@ -23,8 +23,8 @@ from wq.whisper.roles import ROLES
 TINY = PUBLIC["openai/whisper-tiny"]
 
 # Millions of parameters; shares in % of the encoder's and decoder's linear layers, the embedding and the
-# convolutions; megabytes with the layer linears in a format and the rest at fp16: counted on the meta device by
-# others
+# convolutions; megabytes with the layer linears in a format and the rest at fp16: counted on the meta device
+# by others
 KNOWN = {
     "tiny": (37.8, (18.7, 25.0, 52.7, 1.4), {"fp16": 76, "int8": 59, "int4": 51, "nvfp4": 52, "mxfp4": 51}),
     "base": (72.6, (26.0, 34.7, 36.6, 1.3), {"fp16": 145, "int8": 101, "int4": 80, "nvfp4": 82, "mxfp4": 81}),

@@ -44,19 +44,18 @@ def tell(arguments: list[str]) -> None:
     from wq.study.points import as_csv, compose_points, split_settings, truth
     from wq.study.results import write_whole
 
-    settings, overrides = split_settings(arguments, {"details": truth, "csv": str})
+    settings, overrides = split_settings(arguments, {"details": truth, "csv": Path})
     details = settings.get("details", [False])[-1]
     points = compose_points(overrides)
     print(of_one(points[0], details) if len(points) == 1 else of_many(points))
     if "csv" in settings:
-        file = Path(settings["csv"][-1])
         rows = [
             (*point.names, part.name, part.role, *(getattr(part, column) for column in COLUMNS))
             for point in points
             for part in (*parts(point, details), point.size.linear, point.size.whole)
         ]
-        write_whole(file, as_csv(("model", "point", "name", "role", *COLUMNS), rows))
-        print(file)
+        write_whole(settings["csv"][-1], as_csv(("model", "point", "name", "role", *COLUMNS), rows))
+        print(settings["csv"][-1])
 
 
 def parts(point: "Point", details: bool) -> "list[Part]":

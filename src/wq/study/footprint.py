@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from wq.numerics.effective import Quantizer
 from wq.numerics.storage import storage
 from wq.whisper.geometry import POSITIONS_PER_SECOND, Geometry
-from wq.whisper.schemes import KVCache
-
-SELF_ATTENTION_BLOCK = 32  # tokens that share the scales of keys per channel, where the scheme does not say
+from wq.whisper.schemes import SELF_ATTENTION_BLOCK, KVCache
 
 
 @dataclass(frozen=True)
@@ -28,6 +26,10 @@ class Workload:
     beams: int
     tokens: int
     positions: int
+
+    @property
+    def seconds(self) -> float:
+        return self.positions / POSITIONS_PER_SECOND
 
     @property
     def rows(self) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from wq.study.config import ConfigurationError, compose
+from wq.study.config import compose
 from wq.study.footprint import Footprint, Workload, footprint
 from wq.study.size import Size, plain_bits, size_of
 from wq.study.spec import Source, Spec, effective_spec
@@ -62,7 +62,7 @@ def split_settings(
 ) -> tuple[dict[str, list[Any]], list[str]]:
     """A command's own settings, each with all values that commas part, and the overrides that are left.
 
-    Raises ConfigurationError for a value that its setting's parser does not take.
+    Raises ValueError for a value that its setting's parser does not take.
     """
     settings: dict[str, list[Any]] = {}
     overrides = []
@@ -74,15 +74,16 @@ def split_settings(
         try:
             settings[key] = [known[key](value) for value in values.split(",")]
         except ValueError as error:
-            kind = {int: "whole numbers", float: "numbers"}.get(known[key])
-            reason = f"{values} are no {kind}; give {kind}" if kind else str(error)
-            raise ConfigurationError(f"{key}={values}: {reason}") from error
+            kind = {int: "whole number", float: "number"}.get(known[key])
+            if kind is None:
+                raise
+            raise ValueError(f"{key}={values} is no {kind}; give one, or several with commas") from error
     return settings, overrides
 
 
 def truth(value: str) -> bool:
     if value not in ("true", "false"):
-        raise ValueError(f"{value} is neither true nor false; give one of them")
+        raise ValueError(f"details={value} is neither true nor false; give one of them")
     return value == "true"
 
 

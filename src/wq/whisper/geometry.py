@@ -120,7 +120,8 @@ def find_geometry(path: str, revision: str | None = None) -> Geometry:
     try:
         return read_geometry(hub.fetch(path, "model", revision, ("config.json", "generation_config.json")))
     except hub.HubError as error:
-        raise ModelError(f"{error}; or one of the known shapes: {', '.join(PUBLIC)}") from error
+        known = ", ".join(name.rpartition("/")[2] for name in PUBLIC)
+        raise ModelError(f"{error}; shapes are known of {known}") from error
 
 
 def read_geometry(directory: Path) -> Geometry:
