@@ -12,13 +12,14 @@ from transformers import WhisperForConditionalGeneration
 from tests.whisper.test_decode import run
 from tests.whisper.test_greedy import LIMIT, decoded, generated, random_features, random_model
 from wq.numerics.effective import Quantizer
-from wq.numerics.fake_quant import NonFiniteError, dequantize, quantize
+from wq.numerics.fake_quant import dequantize, quantize
 from wq.numerics.packing import pack_quantized
 from wq.study.config import FormatOptions, KVCacheConfig
 from wq.study.footprint import cache_bytes
 from wq.study.spec import effective_kv_cache
 from wq.whisper.decode import SAMPLING_RATE
 from wq.whisper.features import log_mel
+from wq.whisper.finite import NonFiniteRow
 from wq.whisper.geometry import PUBLIC, read_geometry, skeleton
 from wq.whisper.greedy import Batch
 from wq.whisper.kv_cache import (
@@ -304,14 +305,15 @@ def test_a_tensor_scale_without_a_range_is_refused():
 
 
 @pytest.mark.parametrize(("index", "projection"), [(0, "k_proj"), (1, "v_proj")])
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_nan_names_the_layer(index, projection, value):
+@pytest.mark.parametrize(("value", "name"), [(torch.nan, "NaN"), (-torch.inf, "Inf")])
+def test_nan_names_the_layer_and_the_row(index, projection, value, name):
     x = random_keys_values()
     x[index][1, 0, 3, 5] = value
-    layer = rf"model\.decoder\.layers\.0\.encoder_attn\.{projection}"
+    message = rf"{name} in the output of layer model\.decoder\.layers\.0\.encoder_attn\.{projection}"
     for settings in ({"format": "int8"}, {"format": "int8", "keys": "channel"}):
-        with pytest.raises(NonFiniteError, match=layer):
+        with pytest.raises(NonFiniteRow, match=message) as caught:
             memory(quantizer(**settings), "cross").store(*x)
+        assert caught.value.row == 1
 
 
 # Whole transcripts

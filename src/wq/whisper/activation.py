@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import WhisperForConditionalGeneration
 
 from wq.numerics.fake_quant import NonFiniteError, fake_quantizer
-from wq.whisper.greedy import NonFiniteRow
+from wq.whisper.finite import NonFiniteRow
 from wq.whisper.layers import Layer, walk
 from wq.whisper.schemes import Activation, Assignment, by_role
 

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from wq.whisper.decode import transcribe
-from wq.whisper.greedy import Place, check_finite
+from wq.whisper.finite import check_finite
+from wq.whisper.greedy import Place
 from wq.whisper.layers import Layer, walk
 from wq.whisper.model import Whisper
 

@@ -16,7 +16,8 @@ from tqdm import tqdm
 
 from wq.numerics.fake_quant import NonFiniteError
 from wq.whisper.features import log_mel
-from wq.whisper.greedy import NonFiniteRow, Place, decode_greedily, decoding_rules
+from wq.whisper.finite import NonFiniteRow
+from wq.whisper.greedy import Place, decode_greedily, decoding_rules
 from wq.whisper.kv_cache import KVQuantizer
 from wq.whisper.model import Whisper
 

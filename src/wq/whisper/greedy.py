@@ -5,7 +5,6 @@ modules, keys and values written into memory that is there already, rows that ha
 on a CPU the encoder takes a few rows at a time, so that what it computes stays in the processor's cache.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +15,7 @@ from torch.nn import functional as F
 from transformers import WhisperForConditionalGeneration
 from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
-from wq.numerics.fake_quant import NonFiniteError
+from wq.whisper.finite import check_finite
 from wq.whisper.kv_cache import KVQuantizer, empty_caches
 from wq.whisper.onednn import fast_products
 
@@ -80,19 +79,6 @@ class Place:
     @property
     def utterances(self) -> list[int]:
         return [self.batch[row] for row in self.rows]
-
-
-class NonFiniteRow(NonFiniteError):
-    """A tensor [rows, ...] of the computation holds NaN or Inf; `row` is the first of its rows that does."""
-
-    def __init__(self, what: str, x: Tensor) -> None:
-        self.row = int(x.isfinite().logical_not().flatten(1).any(1).nonzero()[0])
-        super().__init__(f"{'NaN' if x[self.row].isnan().any() else 'Inf'} in {what}")
-
-
-def check_finite(x: Tensor, what: str) -> None:
-    if not math.isfinite(x.sum()):
-        raise NonFiniteRow(what, x)
 
 
 def heads(x: Tensor, attention: Any) -> Tensor:

@@ -15,6 +15,7 @@ from transformers.cache_utils import Cache, DynamicLayer, EncoderDecoderCache
 
 from wq.numerics.effective import Quantizer
 from wq.numerics.fake_quant import NonFiniteError, fake_quantize
+from wq.whisper.finite import NonFiniteRow
 from wq.whisper.schemes import SELF_ATTENTION_BLOCK, KVCache
 
 MODULES = {"self": "self_attn", "cross": "encoder_attn"}  # of a decoder layer
@@ -63,8 +64,8 @@ class Rounding:
     def _round(self, x: Tensor, quantizer: Quantizer) -> Tensor:
         try:
             return fake_quantize(x, *quantizer, amax=self.amax)
-        except NonFiniteError as error:
-            raise NonFiniteError(f"output of layer {self.layer}: {error}") from None
+        except NonFiniteError:
+            raise NonFiniteRow(f"the output of layer {self.layer}", x) from None
 
 
 Roundings = tuple[Rounding, Rounding]  # of keys and of values
