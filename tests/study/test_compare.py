@@ -11,7 +11,7 @@ from wq.commands import compare as command
 from wq.study import results, statistics
 from wq.study.comparison import Side, difference
 from wq.study.comparison_text import format_difference, probability, side_by_side
-from wq.study.lookup import in_store, on_disk
+from wq.study.lookup import find, on_disk
 from wq.study.mapsswe import mapsswe
 from wq.study.tracking import FINGERPRINT, Store
 from wq.study.wer import alignment, score
@@ -188,14 +188,15 @@ def store(tmp_path_factory):
         tags = {FINGERPRINT: fingerprint, "point": point, "split": split, "model": "nano"}
         with store.running(point, tags, parent=None) as run_id:
             files = [directory / results.RESULT, directory / results.TRANSCRIPTS]
-            store.record(run_id, {"limit": None}, {"wer": 0.25}, files)
+            reference = {} if point == "fp32" else {"reference": f"fp32{split}0000"}
+            store.record(run_id, {"limit": None, **reference}, {"wer": 0.25}, files)
     with pytest.raises(RuntimeError), store.running("nf4", {FINGERPRINT: "nf4", "point": "nf4"}, None):
         raise RuntimeError("no memory")
     return store
 
 
 def found_in(store: Store, text: str, **columns: str) -> Side:
-    return in_store(text, store, store.runs(), columns)
+    return find([text], store, columns)[0]
 
 
 def test_a_run_is_found_by_any_of_its_names(store):
@@ -210,6 +211,17 @@ def test_an_older_run_of_a_point_is_found_by_its_id(store):
     newest, older = [run.info.run_id for run in store.runs() if run.data.tags[FINGERPRINT] == "int4other0000"]
     assert found_in(store, older).transcripts[0]["pred_text"] == ""
     assert found_in(store, newest).transcripts[0]["pred_text"] != ""
+
+
+def test_of_several_points_of_a_name_the_comparable_one_is_meant(store, tmp_path):
+    assert [run.row["split"] for run in find(["fp32", "int4other"], store, {})] == ["other", "other"]
+    assert [run.row["split"] for run in find(["int4clean", "fp32"], store, {})] == ["clean", "clean"]
+    job = write(tmp_path / "job", side("int4", reference="fp32clean0000"))
+    assert [run.row.get("split") for run in find(["fp32", str(job)], store, {})] == ["clean", None]
+    with pytest.raises(ValueError, match=r"^fp32 is 2 points: .*split="):
+        find(["fp32", "int4"], store, {})
+    with pytest.raises(ValueError, match=r"^fp32 is 2 points"):
+        find(["fp32", str(write(tmp_path / "other", side("int4", reference="unknown")))], store, {})
 
 
 @pytest.mark.parametrize(

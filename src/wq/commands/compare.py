@@ -1,7 +1,6 @@
 """Compare two runs: the difference, how sure it is, and which utterances changed how."""
 
 import sys
-from functools import cache
 from pathlib import Path
 
 from wq.study.grid import run_plainly
@@ -42,18 +41,13 @@ def compare(arguments: list[str]) -> None:
     limit = _limit(columns.pop("limit", "10"))
     uri, experiment = columns.pop("tracking_uri", ""), columns.pop("experiment_name", "wq")
 
-    from wq.study.comparison import Side, difference
+    from wq.study.comparison import difference
     from wq.study.comparison_text import format_difference
-    from wq.study.lookup import in_store, on_disk
+    from wq.study.lookup import find
     from wq.study.tracking import Store, default_uri
 
-    store = Store(uri or default_uri(), experiment)
-    runs = cache(store.runs)  # only looked for where a name is none of a directory
-
-    def find(text: str) -> Side:
-        return on_disk(text) or in_store(text, store, runs(), columns)
-
-    print(format_difference(difference(*map(find, names)), limit))
+    first, second = find(names, Store(uri or default_uri(), experiment), columns)
+    print(format_difference(difference(first, second), limit))
 
 
 def _limit(text: str) -> int | None:

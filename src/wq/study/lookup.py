@@ -1,6 +1,6 @@
 """A finished run by what people call it: a directory, a run id, a fingerprint or a point's name."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +9,7 @@ from wq.study.comparison import Side
 from wq.study.reachability import without_password
 from wq.study.recording import TAGGED
 from wq.study.results import RESULT, TRANSCRIPTS, read_row, read_rows
+from wq.study.scenes import reference_of
 from wq.study.tracking import FAILURE, FINGERPRINT, Store
 
 if TYPE_CHECKING:
@@ -17,6 +18,26 @@ if TYPE_CHECKING:
 SHORTEST = 4  # characters of an id's beginning
 LISTED = 10
 TELLING = (*TAGGED, "language", "limit", "max_new_tokens", "seed", "resamples")  # one candidate from another
+
+
+def find(names: Sequence[str], store: Store, columns: Mapping[str, str]) -> list[Side]:
+    """The runs of these names: job directories, or runs of the store whose columns have these values.
+
+    A name of several points means the one that may be compared with the others, if there is just one: fp32
+    of two test sets is that of the test set of int4.
+
+    Raises ValueError for a name of no finished run, or of several.
+    """
+    jobs = {name: job for name in names if (job := on_disk(name))}
+    runs = store.runs() if len(jobs) < len(set(names)) else []
+    _check_columns(columns, runs)
+    kept = [run for run in runs if all(_column(run, name) == value for name, value in columns.items())]
+    found = {name: _newest(name, kept, store) for name in names if name not in jobs}
+    scenes = [{reference_of(job.row)} for job in jobs.values()]
+    scenes += [{_reference(run) for run in each} for each in found.values()]
+    shared = set.intersection(*scenes)
+    narrowed = {name: [run for run in each if _reference(run) in shared] for name, each in found.items()}
+    return [jobs.get(name) or _read(_only(name, narrowed[name] or found[name]), store) for name in names]
 
 
 def on_disk(text: str) -> Side | None:
@@ -38,26 +59,23 @@ def on_disk(text: str) -> Side | None:
         raise ValueError(f"the results in {directory} cannot be read ({error}); run the job again") from error
 
 
-def in_store(text: str, store: Store, runs: list["Run"], columns: Mapping[str, str]) -> Side:
-    """The run of this id, fingerprint or point, or whose id or fingerprint begins so, among those whose
-    columns have these values. Of the runs of one point it is the newest.
-
-    runs: those of the store, the newest first.
-
-    Raises ValueError where there is none, or more than one, or for a column that no run has.
-    """
-    unknown = next((name for name in columns if not any(_column(run, name) for run in runs)), None)
-    if runs and unknown:
-        raise ValueError(f"{unknown} is no column of the runs; choose one of {', '.join(TELLING)}")
-    kept = [run for run in runs if all(_column(run, name) == value for name, value in columns.items())]
-    run = _only(text, _named(text, kept), store, kept)
-    try:
-        return Side(store.read_result(run), store.read_transcripts(run), run.info.run_id)
-    except Exception as error:  # of MLflow, of whatever keeps the artifacts, or of JSON
-        reason = " ".join(str(error).split())[:300]
-        raise ValueError(
-            f"{text}, run {run.info.run_id}, has lost its results ({reason}); run the point again"
-        ) from error
+def _newest(text: str, runs: list["Run"], store: Store) -> list["Run"]:
+    """The newest finished run of every point that this text means."""
+    found = _named(text, runs)
+    place = f"experiment {store.experiment} of {without_password(store.uri)}"
+    if not found:
+        points = sorted({str(_column(run, "point")) for run in runs})
+        near = get_close_matches(text, points, LISTED) or points[:LISTED]
+        there = f"points there: {', '.join(near)}" if near else "there are no points"
+        raise ValueError(f"{text} is no directory, and no run id, fingerprint or point in {place}; {there}")
+    newest: dict[str | None, Run] = {}
+    for run in found:
+        if run.info.status == "FINISHED":
+            newest.setdefault(_column(run, FINGERPRINT), run)
+    if not newest:
+        reason = f"{found[0].info.status} {found[0].data.tags.get(FAILURE, '')}".strip()
+        raise ValueError(f"{text} has no finished run in {place} ({reason}); run it again")
+    return list(newest.values())
 
 
 def _named(text: str, runs: list["Run"]) -> list["Run"]:
@@ -74,27 +92,29 @@ def _named(text: str, runs: list["Run"]) -> list["Run"]:
     return next((found for meant in meanings if (found := [run for run in runs if meant(run)])), [])
 
 
-def _only(text: str, found: list["Run"], store: Store, runs: list["Run"]) -> "Run":
-    place = f"experiment {store.experiment} of {without_password(store.uri)}"
-    if not found:
-        points = sorted({str(_column(run, "point")) for run in runs})
-        near = get_close_matches(text, points, LISTED) or points[:LISTED]
-        there = f"points there: {', '.join(near)}" if near else "there are no points"
-        raise ValueError(f"{text} is no directory, and no run id, fingerprint or point in {place}; {there}")
-    newest: dict[str | None, Run] = {}
-    for run in found:
-        if run.info.status == "FINISHED":
-            newest.setdefault(_column(run, FINGERPRINT), run)
-    if not newest:
-        run = found[0]
-        reason = f"{run.info.status} {run.data.tags.get(FAILURE, '')}".strip()
-        raise ValueError(f"{text} has no finished run in {place} ({reason}); run it again")
-    if len(newest) > 1:
+def _only(text: str, runs: list["Run"]) -> "Run":
+    if len(runs) == 1:
+        return runs[0]
+    raise ValueError(
+        f"{text} is {len(runs)} points: {_candidates(runs)}; give the fingerprint, or a column such as "
+        "split=clean"
+    )
+
+
+def _read(run: "Run", store: Store) -> Side:
+    try:
+        return Side(store.read_result(run), store.read_transcripts(run), run.info.run_id)
+    except Exception as error:  # of MLflow, of whatever keeps the artifacts, or of JSON
+        reason = " ".join(str(error).split())[:300]
         raise ValueError(
-            f"{text} is {len(newest)} points: {_candidates(list(newest.values()))}; give the fingerprint, or "
-            "a column such as split=clean"
-        )
-    return next(iter(newest.values()))
+            f"run {run.info.run_id} has lost its results ({reason}); run its point again"
+        ) from error
+
+
+def _check_columns(columns: Mapping[str, str], runs: list["Run"]) -> None:
+    unknown = next((name for name in columns if not any(_column(run, name) for run in runs)), None)
+    if runs and unknown:
+        raise ValueError(f"{unknown} is no column of the runs; choose one of {', '.join(TELLING)}")
 
 
 def _candidates(runs: list["Run"]) -> str:
@@ -109,3 +129,8 @@ def _candidates(runs: list["Run"]) -> str:
 
 def _column(run: "Run", name: str) -> str | None:
     return run.data.tags.get(name, run.data.params.get(name))
+
+
+def _reference(run: "Run") -> str | None:
+    """The fingerprint of the full-precision run that it is compared with, or is."""
+    return _column(run, "reference") or _column(run, FINGERPRINT)
