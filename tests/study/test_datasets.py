@@ -408,8 +408,7 @@ def test_an_interrupt_while_audio_is_decoded_is_not_lost(tmp_path):
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.05)
         with pytest.raises(KeyboardInterrupt):
-            for _ in range(200):
-                speech.read(0, RATE)
+            [speech.read(0, RATE) for _ in range(200)]
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, earlier)

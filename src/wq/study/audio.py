@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from tempfile import TemporaryFile
@@ -88,8 +89,10 @@ def decode(encoded: bytes, entry: Entry) -> tuple["np.ndarray", int]:
 def _file_of(encoded: bytes) -> IO[bytes]:
     """A file that libsndfile reads by itself. From a Python object it would read through callbacks, and there
     an interrupt is lost: the job would go on, with a recording that seems cut off."""
-    in_memory = hasattr(os, "memfd_create")
-    file = os.fdopen(os.memfd_create("audio"), "w+b") if in_memory else TemporaryFile()
+    if sys.platform == "linux":
+        file: IO[bytes] = os.fdopen(os.memfd_create("audio"), "w+b")
+    else:
+        file = TemporaryFile()  # noqa: SIM115  for the caller to close
     file.write(encoded)
     file.seek(0)
     return file

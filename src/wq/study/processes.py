@@ -40,41 +40,46 @@ def run_in_processes(
         ) from error
     gpus = visible_gpus() if device in ("auto", "cuda") else []
     workers = min(n_jobs or len(gpus) or (1 if device.startswith("cuda:") else cpu_count()), len(tasks))
-    share = {
-        "OMP_NUM_THREADS": str(threads or max(1, cpu_count() // workers)),
-        # that a killed process left something is nothing to tell
-        "PYTHONWARNINGS": ",".join(
-            filter(None, (os.environ.get("PYTHONWARNINGS"), "ignore:resource_tracker"))
-        ),
-    }
+    share = {"OMP_NUM_THREADS": str(threads or max(1, cpu_count() // workers))}
+    # that a killed process has left something behind is nothing to tell
+    kept = os.environ.get("PYTHONWARNINGS")
+    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (kept, "ignore:resource_tracker")))
     waiting: SimpleQueue[int] = SimpleQueue()
     for number in tasks:
         waiting.put(number)
     pools: dict[int, Any] = {}  # one process each, so that every one has its own environment and its own end
 
-    def work(worker: int) -> None:
+    starting = threading.Lock()
+    stopped = threading.Event()
+
+    def start(worker: int, number: int) -> Any:
         place = {"CUDA_VISIBLE_DEVICES": gpus[worker % len(gpus)]} if gpus else {}
+        with starting:
+            if stopped.is_set():
+                raise BrokenProcessPool
+            if worker not in pools:
+                pools[worker] = ProcessPoolExecutor(1, env=share | place)
+            return pools[worker].submit(_run, tasks[number], os.getpid())
+
+    def work(worker: int) -> None:
         while (number := _next(waiting)) is not None:
             try:
-                if worker not in pools:
-                    pools[worker] = ProcessPoolExecutor(1, env=share | place)
-                pools[worker].submit(_run, tasks[number], os.getpid()).result()
+                start(worker, number).result()
             except BrokenProcessPool:
+                if stopped.is_set():
+                    return
                 pools.pop(worker).shutdown(kill_workers=True)
-                if not stopped.is_set():
-                    lost(number, ProcessError("its process was killed, as when memory runs out"))
+                lost(number, ProcessError("its process was killed, as when memory runs out"))
         if worker in pools and not stopped.is_set():
             pools.pop(worker).shutdown()
 
-    stopped = threading.Event()
     with ThreadPoolExecutor(workers) as drivers:
         try:
             for driver in [drivers.submit(work, worker) for worker in range(workers)]:
                 driver.result()
         finally:
-            stopped.set()
-            while _next(waiting) is not None:
-                pass
+            with starting:
+                stopped.set()
             for pool in list(pools.values()):
                 pool.shutdown(kill_workers=True)
 
