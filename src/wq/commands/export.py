@@ -36,15 +36,15 @@ def main() -> None:
 def export(arguments: list[str]) -> None:
     from wq.study.config import ConfigurationError, compose
     from wq.study.job import prepare
-    from wq.study.points import split_settings, truth
+    from wq.study.points import split_settings
     from wq.whisper.target import check_target
 
-    known = {"out": str, "layout": str, "rest": str, "overwrite": truth, "result": str}
-    given, overrides = split_settings(arguments, known)
-    for name, values in given.items():
-        if len(values) > 1:
-            raise ConfigurationError(f"{name}={','.join(map(str, values))}: give one value")
-    settings = {name: value for name, (value,) in given.items()}
+    names = ("out", "layout", "rest", "overwrite", "result")
+    given, overrides = split_settings(arguments, dict.fromkeys(names, str))
+    settings: dict[str, Any] = {name: ",".join(values) for name, values in given.items()}
+    overwrite = settings.pop("overwrite", "false")
+    if overwrite not in ("true", "false"):
+        raise ConfigurationError(f"overwrite={overwrite} is neither true nor false; give one of them")
     if "out" not in settings:
         raise ConfigurationError("out is missing; give out=DIR, the checkpoint's new directory")
     configs = compose(overrides)
@@ -53,46 +53,54 @@ def export(arguments: list[str]) -> None:
             f"these settings make {len(configs)} points, and wq export writes one; give one value for each"
         )
     out = Path(settings.pop("out"))
-    check_target(out, settings.get("overwrite", False))
+    check_target(out, overwrite == "true")
     job = prepare(configs[0], overrides, looks_only=True)
     for setting in job.spec.ignored:
         print(f"{setting} has no effect on {job.spec.point} and is ignored", file=sys.stderr)
-    write(job, out, **settings)
+    write(job, out, overwrite=overwrite == "true", **settings)
 
 
 def write(
     job: "Job",
     out: Path,
+    *,
     layout: str = "auto",
     rest: str = "fp16",
     overwrite: bool = False,
     result: str | None = None,
 ) -> None:
     from wq.study import card
+    from wq.study.config import ConfigurationError
     from wq.study.job import load_once
+    from wq.study.quantization import quantized
     from wq.whisper import export
-    from wq.whisper.layers import assign, walk
     from wq.whisper.schemes import by_role
 
-    spec = job.spec
+    spec, config = job.spec, job.config
+    if spec.smoothquant and spec.smoothquant.fc2:
+        raise ConfigurationError(
+            "smoothquant.fc2=true divides the input of fc2 at run time, which no layout has a place for; "
+            "export without it"
+        )
     row = told_row(spec, Path(result)) if result else stored_row(job)
-    whisper = load_once(job.checkpoint, job.config.device)
-    plan = assign(list(walk(whisper.model)), spec.weights)
-    contents = export.assemble(
-        whisper,
-        plan,
-        by_role(spec.activations),
-        layout=layout,
-        share_tensor_scale=spec.share_tensor_scale,
-        rest=rest,
-        spec=card.described(spec),
-    )
+    whisper = load_once(job.checkpoint, config.device)
+    with quantized(whisper, spec, job.calibration, batch_size=config.batch_size, rounded=False) as state:
+        contents = export.assemble(
+            whisper,
+            state.plan,
+            by_role(spec.activations),
+            layout=layout,
+            ranges=state.ranges,
+            share_tensor_scale=spec.share_tensor_scale,
+            rest=rest,
+            spec=card.described(spec),
+        )
     facts = {
         "quantized weights": f"{contents.weight_bytes:,} bytes with their scales",
         "the layout's own": f"{contents.extra_bytes:,} bytes of shapes and padding",
         f"the rest, {rest}": f"{contents.rest_bytes:,} bytes, {contents.rounded:,} values rounded",
     }
-    text = card.model_card(spec, job.config.model.path, contents.layout, out.name, facts, row, job.command)
+    text = card.model_card(spec, config.model.path, contents.layout, out.name, facts, row, job.command)
     export.write(out, whisper, contents, text, overwrite)
     total = contents.weight_bytes + contents.extra_bytes + contents.rest_bytes
     print(f"{out}  {spec.model.name} {spec.point}  layout={contents.layout}  {total / 1e6:.2f} MB")
@@ -105,6 +113,10 @@ def write(
 def notices(spec: "Spec", contents: Any) -> list[str]:
     """What a user of the checkpoint should know."""
     found = []
+    if spec.kv_cache:
+        found.append(f"kv_cache={spec.kv_cache_name} is for the engine to do; the files hold weights")
+    if spec.activations and contents.layout == "wq":
+        found.append(f"activation={spec.activation_name} is told in the file, and for its reader to do")
     if contents.rounded:
         found.append(
             f"{contents.rounded} values that are not quantized were rounded to fp16; rest=fp32 keeps them"

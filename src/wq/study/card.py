@@ -15,6 +15,7 @@ With compressed-tensors installed, transformers loads it as any checkpoint, on C
 ```python
 from transformers import WhisperForConditionalGeneration
 model = WhisperForConditionalGeneration.from_pretrained("{directory}")
+model.hf_quantizer.compressor.decompress_model(model)  # before `generate`, which runs the encoder by itself
 ```
 
 vLLM reads the same files where it has kernels for the format. wq's docs/export.md says how exact the reloaded
@@ -102,9 +103,7 @@ def word_error_rate(spec: Spec, row: Row | None, measured_by: str) -> str:
         f"95 % bootstrap interval [{low:.2%}, {high:.2%}]."
     )
     if row.get("wer_delta") is not None:
-        change, low, high = (
-            100 * row[name] for name in ("wer_delta", "wer_delta_ci_low", "wer_delta_ci_high")
-        )
+        change, low, high = (100 * row[f"wer_delta{end}"] for end in ("", "_ci_low", "_ci_high"))
         text += f" The change from the original at fp32: {change:+.2f} points, [{low:+.2f}, {high:+.2f}]."
     return (
         f"{text}\n\nMeasured with `{measured_by}`: the values of these weights, computed with in float32. The "

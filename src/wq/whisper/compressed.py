@@ -17,6 +17,7 @@ from wq.numerics.effective import Quantizer
 from wq.numerics.fake_quant import Quantized
 from wq.numerics.formats import Format
 from wq.numerics.packing import element_dtype, encode_scale, pack
+from wq.numerics.scales import scale_of_range, tensor_scale_of
 from wq.whisper.roles import LINEAR_ROLES
 from wq.whisper.schemes import Activation
 
@@ -63,7 +64,7 @@ def scheme(weights: Quantizer, activation: Activation | None, columns: int) -> S
     if group and columns % group:
         raise refusal(f"group={group}, which does not divide a layer's {columns} inputs,")
     storage = _storage(format, granularity, group)
-    if storage is None or (storage != "pack-quantized" and columns % 2):
+    if storage is None:
         raise refusal(f"format={format.name} granularity={granularity}{grouped}")
     if activation is None:
         return Scheme("pack-quantized" if storage == "int-quantized" else storage, weights, None)
@@ -93,6 +94,15 @@ def tensors(quantized: Quantized, scheme: Scheme) -> dict[str, Tensor]:
     if quantized.tensor_scale is not None:
         found["weight_global_scale"] = quantized.tensor_scale.reciprocal().view(1)
     return found
+
+
+def input_tensors(activation: Activation, amax: float) -> dict[str, Tensor]:
+    """What the layout stores for inputs whose range was calibrated: their scale, or of a two-level format the
+    tensor scale, by its reciprocal as for weights."""
+    format, high = activation.quantizer.format, torch.tensor([amax], dtype=torch.float32)
+    if format.has_tensor_scale:
+        return {"input_global_scale": tensor_scale_of(high, format).reciprocal()}
+    return {"input_scale": scale_of_range(-high, high, format).scale}
 
 
 def quantization_config(schemes: Mapping[str, Scheme]) -> dict[str, Any]:

@@ -100,12 +100,17 @@ def assemble(
     activations: Mapping[str, Activation],
     *,
     layout: str = "auto",
+    ranges: Mapping[str, tuple[float, float]] | None = None,
     share_tensor_scale: bool = False,
     rest: str = "fp16",
     spec: Mapping[str, Any] | None = None,
 ) -> Contents:
-    """The checkpoint of a model whose weights are not rounded yet. `rest` is the dtype of what the plan
-    leaves out, `spec` what the file tells of how it was made.
+    """The checkpoint of a model whose weights are not rounded yet.
+
+    activations   by role
+    ranges        of inputs with a static scale, smallest and largest value, by layer name
+    rest          the dtype of what the plan leaves out
+    spec          what the file tells of how it was made
 
     Raises LayoutError, NonFiniteError.
     """
@@ -120,6 +125,8 @@ def assemble(
         counted += total_bytes(parts)
         if how:
             found = compressed.tensors(quantized, how[layer.role])
+            if ranges and layer.name in ranges:
+                found |= compressed.input_tensors(activations[layer.role], ranges[layer.name][1])
             parts = {f"{layer.name}.{name}": tensor for name, tensor in found.items()}
         stored |= {name: tensor.cpu() for name, tensor in parts.items()}
     extra = total_bytes(stored) - counted
@@ -133,7 +140,7 @@ def assemble(
         }
     else:
         weights = {f"{layer.name}.weight": (layer.weight.shape, each) for layer, each in plan}
-        file, metadata, config = PACKED, packed.metadata(weights, stored, spec or {}), {}
+        file, metadata, config = PACKED, packed.metadata(weights, stored, ranges or {}, spec or {}), {}
     return Contents(layout, file, stored, metadata, config, counted, extra, total_bytes(others), rounded)
 
 

@@ -36,14 +36,18 @@ def tensors(name: str, quantized: Quantized) -> dict[str, Tensor]:
 def metadata(
     weights: Mapping[str, tuple[Sequence[int], Quantizer]],
     stored: Mapping[str, Tensor],
+    ranges: Mapping[str, tuple[float, float]],
     spec: Mapping[str, Any],
 ) -> dict[str, str]:
-    """The header's metadata for weights of these shapes, by name, in a file of these tensors. `spec` is for
-    people: how the model was made."""
+    """The header's metadata for weights of these shapes, by name, in a file of these tensors.
+
+    Beside what the loader needs it tells how the model was made, and the calibrated ranges of inputs.
+    """
     quantizers = list(dict.fromkeys(quantizer for _, quantizer in weights.values()))
     described = {
         "quantizers": [{**each._asdict(), "format": asdict(each.format)} for each in quantizers],
         "weights": {name: [list(shape), quantizers.index(each)] for name, (shape, each) in weights.items()},
+        "input_ranges": {name: list(ends) for name, ends in ranges.items()},
         "spec": spec,
     }
     told = json.dumps(described)
