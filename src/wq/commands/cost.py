@@ -1,0 +1,85 @@
+"""What quantized models would cost on a device: a roofline estimate of time and bytes moved."""
+
+import sys
+from itertools import product
+from pathlib import Path
+
+from wq.study.grid import run_plainly
+
+HELP = """usage: wq cost [hardware=NAME,...] [key=value ...]
+
+An estimate, not a measurement: the time of the encoder and of a decoded token if every matrix product ran at
+the device's peak rate or its memory's full bandwidth, whichever takes longer, and the bytes moved for an
+utterance. A weight-only format runs at the rate of its activations, and what a device has no units for at the
+next wider rate that it has. It needs no weights. It takes the settings of a job or a grid: python -m wq.main
+--help.
+
+  wq cost model=small format=int4,int8 activation=none,int8_token
+  wq cost model=small format=nvfp4 activation=nvfp4 hardware=h100_sxm,b200 tokens=100
+
+  hardware=NAME   {names}; or a file NAME.yaml
+                  (all of them)
+  tokens=N        of the transcript (half of the decoder's positions)
+  seconds=S       of audio, for an engine that does not pad to the window (the whole window)
+  csv=FILE        the same table
+
+Bounds name what more of would help: compute or memory. conf/hardware/ has the profiles and their sources,
+docs/memory.md the rules."""
+
+COLUMNS = (
+    *("encoder_seconds", "encoder_bound", "token_seconds", "decoder_bound"),
+    *("utterance_seconds", "moved_bytes"),
+)
+HEADER = (
+    "model",
+    "point",
+    "hardware",
+    "encoder ms",
+    "bound",
+    "token ms",
+    "bound",
+    "utterance ms",
+    "moved MB",
+)
+
+
+def main() -> None:
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        from wq.study.hardware import hardware_names
+
+        print(HELP.format(names=", ".join(hardware_names())))
+    else:
+        run_plainly(lambda: tell(sys.argv[1:]))
+
+
+def tell(arguments: list[str]) -> None:
+    from wq.study.cost import estimate
+    from wq.study.footprint import workload
+    from wq.study.hardware import hardware_names, load_hardware
+    from wq.study.points import aligned, as_csv, compose_points, split_settings
+    from wq.study.results import write_whole
+
+    known = {"hardware": load_hardware, "tokens": int, "seconds": float, "csv": Path}
+    settings, overrides = split_settings(arguments, known)
+    devices = settings.get("hardware") or [load_hardware(name) for name in hardware_names()]
+    asked = devices, settings.get("tokens", [None]), settings.get("seconds", [None])
+    table, rows = [], []
+    for point in compose_points(overrides):
+        for hardware, tokens, seconds in product(*asked):
+            limit = point.spec.max_new_tokens if tokens is None else tokens
+            work = workload(point.geometry, tokens=limit, seconds=seconds)
+            cost = estimate(point.geometry, point.size, point.spec, work, hardware)
+            bounds = cost.encoder.bound, cost.decoder.bound
+            times = cost.encoder.seconds, cost.token_seconds, cost.seconds
+            encoder, token, utterance = (f"{1000 * time:.3f}" for time in times)
+            names = (*point.names, hardware.name)
+            moved = f"{cost.moved_bytes / 1e6:.1f}"
+            table.append((*names, encoder, bounds[0], token, bounds[1], utterance, moved))
+            rows.append(
+                (*names, work.tokens, times[0], bounds[0], times[1], bounds[1], times[2], cost.moved_bytes)
+            )
+    print(aligned(HEADER, table))
+    print("estimated by roofline, not measured")
+    if "csv" in settings:
+        write_whole(settings["csv"][-1], as_csv(("model", "point", "hardware", "tokens", *COLUMNS), rows))
+        print(settings["csv"][-1])
