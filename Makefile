@@ -34,6 +34,10 @@ demo: $(VENV)/.installed ## Four jobs on the shipped model and speech, their tab
 test: $(VENV)/.developed ## The fast tests
 	$(BIN)/pytest --numprocesses 2
 
+.PHONY: test-browser
+test-browser: $(VENV)/.developed ## The report and MLflow's pages in a real browser (needs chromium)
+	$(BIN)/pytest -m browser --numprocesses 2 -rs
+
 .PHONY: test-all
 test-all: $(VENV)/.developed ## Every test that this machine can run; each skip says what is missing
 	$(BIN)/pytest -m 'not hub' -rs
