@@ -110,8 +110,9 @@ def test_another_test_set_is_refused(references, message):
 
 
 def test_transcripts_without_texts_are_refused():
-    with pytest.raises(ValueError, match="transcripts of here lack 'pred_text'"):
-        difference(Side({}, [{"id": "u1", "text": "a"}], "here"), side("int4"))
+    for said in ({}, {"pred_text": None}):
+        with pytest.raises(ValueError, match="an utterance of here has no pred_text; only runs with"):
+            difference(Side({}, [{"id": "u1", "text": "a", **said}], "here"), side("int4"))
 
 
 @pytest.mark.parametrize(

@@ -127,10 +127,12 @@ def _paired(first: Side, second: Side) -> tuple[dict[str, tuple[str, str]], dict
 
 
 def _texts(side: Side) -> dict[str, tuple[str, str]]:
-    try:
-        return {str(row["id"]): (row["text"], row["pred_text"]) for row in side.transcripts}
-    except (KeyError, TypeError) as error:
-        raise ValueError(
-            f"the transcripts of {side.place} lack {error}; only runs with id, text and pred_text of every "
-            "utterance can be compared"
-        ) from error
+    """id -> (reference, hypothesis)."""
+    for row in side.transcripts:
+        for name in ("id", "text", "pred_text"):
+            if not isinstance(row.get(name), str):
+                raise ValueError(
+                    f"an utterance of {side.place} has no {name}; only runs with the id, text and pred_text "
+                    "of all can be compared"
+                )
+    return {row["id"]: (row["text"], row["pred_text"]) for row in side.transcripts}

@@ -14,9 +14,17 @@ NAMES = ("reference", "A", "B")
 
 def format_difference(found: Difference, limit: int | None) -> str:
     """The comparison for people, with at most `limit` utterances in full."""
-    before, after = found.scores
-    comparison = found.comparison
-    runs = [
+    shown = found.changes[:limit]
+    lines = [*_runs(found), *_notes(found), "", *_facts(found)]
+    for change in shown:
+        lines += ["", *_utterance(change)]
+    if len(shown) < len(found.changes):
+        lines += ["", f"{len(found.changes) - len(shown):,} more with other words; limit=null shows all"]
+    return "\n".join(_plain(line).rstrip() for line in lines)
+
+
+def _runs(found: Difference) -> list[str]:
+    cells = [
         (
             letter,
             side.name,
@@ -29,30 +37,27 @@ def format_difference(found: Difference, limit: int | None) -> str:
             NAMES[1:], found.sides, found.scores, found.intervals, strict=True
         )
     ]
-    widths = [max(map(len, column)) for column in zip(*runs, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(run, widths, strict=True)) for run in runs]
-    lines += _notes(found)
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(run, widths, strict=True)) for run in cells]
 
-    def counted(name: str) -> str:
-        return f"{getattr(before, name):,} -> {getattr(after, name):,}"
 
+def _facts(found: Difference) -> list[str]:
+    comparison, matched = found.comparison, found.matched
+    delta, low, high = (
+        percent(value, signed=True) for value in (comparison.delta, comparison.low, comparison.high)
+    )
+    before, after = found.scores
+    kinds = ("substitutions", "deletions", "insertions")
+    errors = (f"{kind} {getattr(before, kind):,} -> {getattr(after, kind):,}" for kind in kinds)
     facts = {
-        "B - A": f"{percent(comparison.delta, signed=True)} "
-        f"[{percent(comparison.low, signed=True)}, {percent(comparison.high, signed=True)}]",
+        "B - A": f"{delta} [{low}, {high}]",
         "bootstrap": f"p {probability(comparison.p)}, {found.resamples:,} resamples, seed {found.seed}",
-        "MAPSSWE": f"p {probability(found.matched.p)}, z {decimal(found.matched.z, 2, signed=True)} over "
-        f"{found.matched.segments:,} segments",
-        "errors": f"substitutions {counted('substitutions')}, deletions {counted('deletions')}, insertions "
-        f"{counted('insertions')}, of {before.reference_words:,} words",
+        "MAPSSWE": f"p {probability(matched.p)}, z {decimal(matched.z, 2, signed=True)} over "
+        f"{matched.segments:,} segments",
+        "errors": f"{', '.join(errors)}, of {before.reference_words:,} words",
         "utterances": _counts(found),
     }
-    lines += ["", *(f"{name:<10}  {fact}" for name, fact in facts.items())]
-    shown = found.changes[:limit]
-    for change in shown:
-        lines += ["", *_utterance(change)]
-    if len(shown) < len(found.changes):
-        lines += ["", f"{len(found.changes) - len(shown):,} more with other words; limit=null shows all"]
-    return "\n".join(_plain(line).rstrip() for line in lines)
+    return [f"{name:<10}  {fact}" for name, fact in facts.items()]
 
 
 def _notes(found: Difference) -> list[str]:
