@@ -5,7 +5,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -18,6 +18,7 @@ from wq.study import memory, recording, results, statistics, wer
 from wq.study.datasets import Speech
 from wq.study.job import Job, load_once
 from wq.study.mapsswe import Alignment, mapsswe
+from wq.study.outliers import ChannelMaxima, alphas_text, write_outliers
 from wq.study.quantization import named, quantized
 from wq.study.results import Row
 from wq.study.size import PLAIN_BITS, REFERENCE_BITS, Size, model_size
@@ -33,11 +34,13 @@ LIBRARIES = ("wq", "torch", "transformers", "datasets", "jiwer", "whisper-normal
 
 @dataclass(frozen=True)
 class Outcome:
-    """A point's row and its utterances' rows, and whether they came from the store."""
+    """A point's row and its utterances' rows, and whether they came from the store; and, of a job that
+    smooths and has run here, the inputs before and after."""
 
     row: Row
     transcripts: list[Row]
     reused: bool
+    maxima: Sequence[ChannelMaxima] = ()
 
 
 def obtain(job: Job, directory: Path, reference: Outcome | None = None) -> Outcome:
@@ -78,7 +81,9 @@ def alone(spec: Spec) -> Iterator[None]:
 
 
 def write_files(directory: Path, outcome: Outcome) -> None:
-    """`transcripts.jsonl`, then `result.json`, whose presence says that both are there."""
+    """`transcripts.jsonl`, then `result.json`, whose presence says that all are there."""
+    if outcome.maxima:
+        write_outliers(directory, outcome.maxima)
     results.write_rows(directory / results.TRANSCRIPTS, outcome.transcripts)
     results.write_row(directory / results.RESULT, outcome.row)
 
@@ -125,6 +130,7 @@ def evaluate(job: Job, reference: Outcome | None) -> Outcome:
         # not a time where an earlier job of this process has loaded it
         "load_seconds": clock[1] - clock[0] if load_once.cache_info().misses > loads else None,
         **calibration_columns(spec, state.calibrate_seconds),
+        "smoothquant_alphas": alphas_text(state.maxima) if state.maxima else None,
         "quantize_seconds": clock[2] - clock[1] - state.calibrate_seconds,
         **transcription_columns(transcription),
         "device": config.device,
@@ -132,7 +138,7 @@ def evaluate(job: Job, reference: Outcome | None) -> Outcome:
         "command": job.command,
         **versions(),
     }
-    return Outcome(row, transcripts, reused=False)
+    return Outcome(row, transcripts, reused=False, maxima=state.maxima)
 
 
 def transcribed(whisper: Whisper, job: Job, kv_cache: KVQuantizer | None) -> Transcription:

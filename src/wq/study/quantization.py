@@ -9,8 +9,10 @@ from wq.numerics.effective import Quantizer
 from wq.numerics.fake_quant import NonFiniteError
 from wq.study.audio import DataError
 from wq.study.datasets import Speech
+from wq.study.outliers import ChannelMaxima, channel_maxima
 from wq.study.spec import Spec
 from wq.whisper.activation import Range, quantized_activations
+from wq.whisper.alpha_search import search
 from wq.whisper.calibration import Observed, observe
 from wq.whisper.decode import SAMPLING_RATE, NonFiniteUtterance
 from wq.whisper.kv_cache import KVQuantizer
@@ -19,6 +21,7 @@ from wq.whisper.model import Whisper
 from wq.whisper.quantize import quantized_weights
 from wq.whisper.ranges import range_of
 from wq.whisper.schemes import by_role
+from wq.whisper.smoothquant import factors, find_folds, smoothed
 
 Plan = list[tuple[Layer, Quantizer]]
 
@@ -28,11 +31,13 @@ class Quantized:
     """What a model is inside `quantized`.
 
     plan     the layers whose weights are quantized, and how
+    maxima   of the inputs that can be smoothed, before and after, where the spec smooths
     ranges   of the inputs with a static scale, by layer name
     kv_cache how keys and values are rounded as they are stored, which `transcribe` does
     """
 
     plan: Plan
+    maxima: list[ChannelMaxima] = field(default_factory=list)
     ranges: dict[str, Range] = field(default_factory=dict)
     kv_cache: KVQuantizer | None = None
     calibrate_seconds: float = 0.0
@@ -60,6 +65,10 @@ def quantized(
     with ExitStack() as undo:
         started = time.perf_counter()
         observed: dict[str, Observed] = {}
+        if spec.smoothquant:
+            state.maxima = undo.enter_context(
+                smoothed_by(whisper, spec, state.plan, statistics(whisper, spec, calibration, batch_size))
+            )
         if any(each.quantizer.is_static for each in spec.activations) or (cache and cache.is_static):
             observed = statistics(whisper, spec, calibration, batch_size)
             state.ranges = activation_ranges(layers, spec, observed)
@@ -70,6 +79,30 @@ def quantized(
             undo.enter_context(quantized_weights(state.plan, spec.share_tensor_scale))
             undo.enter_context(quantized_activations(whisper.model, spec.activations, state.ranges))
         yield state
+
+
+@contextmanager
+def smoothed_by(
+    whisper: Whisper, spec: Spec, plan: Plan, observed: dict[str, Observed]
+) -> Iterator[list[ChannelMaxima]]:
+    """Inside, the model is smoothed as the spec says, from what was observed of it before. All inputs are,
+    even those of layers that nothing quantizes: it changes no output."""
+    smoothing = spec.smoothquant
+    assert smoothing is not None
+    folds = find_folds(whisper.model, smoothing.fc2)
+    alphas = {fold.name: smoothing.alphas[fold.submodule] for fold in folds}
+    if smoothing.method == "search":
+        alphas = search(
+            folds,
+            plan,
+            spec.activations,
+            observed,
+            scope=smoothing.scope or "submodule",
+            share_tensor_scale=spec.share_tensor_scale,
+        )
+    scales = factors(folds, {name: each.channel_max for name, each in observed.items()}, alphas)
+    with smoothed(folds, scales):
+        yield channel_maxima(folds, observed, alphas, scales)
 
 
 def statistics(

@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from wq.study.config import DatasetConfig
-from wq.study.results import RESULT, TRANSCRIPTS, Row, read_rows, write_whole
+from wq.study.results import (
+    OUTLIERS,
+    OUTLIERS_PICTURE,
+    RESULT,
+    TRANSCRIPTS,
+    Row,
+    read_rows,
+    write_whole,
+)
 from wq.study.spec import Spec
 from wq.study.tracking import COMMAND, FINGERPRINT, Store
 
@@ -29,7 +37,8 @@ TAGGED = (
     "dataset", "split",
 )  # fmt: skip
 
-SURROUNDINGS = ("device", "batch_size", "reference")  # parameters beside the spec and the versions
+# Parameters beside the spec and the versions
+SURROUNDINGS = ("device", "batch_size", "reference", "smoothquant_alphas")
 
 TABLE = "transcripts.json"  # the transcripts once more, as MLflow's pages show tables
 SHOWN = ("id", "text", "pred_text", "errors", "words", "duration", "capped")
@@ -51,7 +60,8 @@ def record(
     metrics = {name: row[name] for name in METRICS if row.get(name) is not None}
     table = directory / TABLE
     write_table(directory / TRANSCRIPTS, table)
-    files = [directory / RESULT, directory / TRANSCRIPTS]
+    diagnosis = [directory / name for name in (OUTLIERS, OUTLIERS_PICTURE) if spec.smoothquant]
+    files = [directory / RESULT, directory / TRANSCRIPTS, *diagnosis]
     store.record(run_id, parameters(spec, columns, row), metrics, files, [table])
     table.unlink()
     store.client.set_tag(run_id, COMMAND, row["command"])

@@ -14,17 +14,18 @@ from pathlib import Path
 from typing import Any
 
 RESULT, TRANSCRIPTS, REFERENCE, ERROR = "result.json", "transcripts.jsonl", "reference.json", "error.txt"
+OUTLIERS, OUTLIERS_PICTURE = "activation_outliers.csv", "activation_outliers.png"  # of a job that smooths
 
 Row = dict[str, Any]
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, content: str | bytes) -> None:
     """Write a file atomically: a reader sees the old one, or all of the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with beside.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with beside.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)
@@ -70,7 +71,7 @@ def write_failure(directory: Path, error: Exception) -> None:
 
 def forget(sweep: Path) -> None:
     """Remove what an earlier grid in the same directory left: its points are not this one's."""
-    for name in (RESULT, TRANSCRIPTS, REFERENCE, ERROR):
+    for name in (RESULT, TRANSCRIPTS, REFERENCE, ERROR, OUTLIERS, OUTLIERS_PICTURE):
         for path in sweep.glob(f"[0-9]*/{name}"):
             path.unlink()
 
