@@ -139,17 +139,20 @@ def finish_detached(directory: Path, config: DictConfig) -> None:
 
 def finish(sweep: Sweep, status: str) -> None:
     """The table and the report of a grid, and the end of its parent run. Raises where one has no result."""
+    from wq.study import progress
     from wq.study.report import format_table, write_report
     from wq.study.selection import of_sweep
 
     selection = of_sweep(sweep.directory)
-    rows, unfinished = selection.rows, len(selection.unfinished)
+    rows = selection.rows
+    points = progress.look(sweep.directory) if (sweep.directory / progress.PLAN).exists() else []
+    unfinished = any(point.state != "done" for point in points)
     if unfinished and status == "FINISHED":
         status = "FAILED"
     try:
         if rows:
             print(format_table(selection))
-        if len(rows) > unfinished:
+        if len(rows) > len(selection.unfinished):
             written = write_report(selection, sweep.directory, "wq grid")
             sweep.store.attach(sweep.parent_run, written.paths, written.markdown)
             print("\n".join(map(str, written.paths)))
@@ -158,5 +161,6 @@ def finish(sweep: Sweep, status: str) -> None:
         sweep.store.close_stale()
     if unfinished and status == "FAILED" and not failures:  # they failed in other processes
         raise UnfinishedError(
-            f"{unfinished} of {len(rows)} points have no result; the same command runs them again"
+            f"{progress.counts(points)}; wq status {sweep.directory} says why, and the same command runs "
+            "what has no result"
         )
