@@ -1,0 +1,212 @@
+"""Grids in several processes of this machine, what becomes of them when something is killed, and how far they
+are. tests/test_slurm.py has the cluster."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.conftest import Run
+from wq.study import progress, slurm
+from wq.study.processes import run_in_processes
+from wq.study.progress import PLAN, look
+from wq.study.tracking import Store
+
+GRID = ("format=int4,nvfp4", "group=32,128", "limit=8", "resamples=200")
+POINTS = ("fp32", "int4-g32", "int4-g128", "nvfp4-g32", "nvfp4-g128")
+
+# What one machine, or one process, does not have in common with another
+OWN = {"command", "device", "batch_size", "peak_memory_bytes", "rtfx"}
+
+
+def sweep_of(directory: Path) -> Path:
+    return max(directory.glob(f"multirun/*/*/{PLAN}"), key=os.path.getmtime).parent
+
+
+def numbers(sweep: Path) -> dict[str, tuple[dict, str]]:
+    """Every point of a grid: its row without what is the machine's own, and its transcripts."""
+    found = {}
+    for result in sweep.glob("?/**/result.json"):
+        row = json.loads(result.read_text())
+        kept = {key: value for key, value in row.items() if key not in OWN and not key.endswith("_seconds")}
+        found[row["point"]] = kept, result.with_name("transcripts.jsonl").read_text()
+    return found
+
+
+def runs(directory: Path) -> list[tuple[str, str]]:
+    """Names and statuses of the store's runs; a grid's own run is named after its settings."""
+    store = Store(f"sqlite:///{directory}/mlflow.db", "wq")
+    found = store.client.search_runs([store.experiment_id])
+    return [(run.data.tags["mlflow.runName"], run.info.status) for run in found]
+
+
+def finished(directory: Path) -> list[str]:
+    return sorted(name for name, status in runs(directory) if status == "FINISHED" and "=" not in name)
+
+
+def launch(directory: Path, *arguments: str) -> subprocess.Popen[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW", "WQ"))}
+    return subprocess.Popen(
+        [sys.executable, "-m", "wq.main", *arguments],
+        cwd=directory,
+        env=environment | {"HF_HUB_OFFLINE": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def until(condition: Callable[[], object], seconds: float = 200) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.1)
+
+
+def workers(grid: subprocess.Popen[str]) -> list[psutil.Process]:
+    children = psutil.Process(grid.pid).children()
+    return [child for child in children if any("LokyProcess" in word for word in child.cmdline())]
+
+
+@pytest.mark.slow
+def test_processes_give_the_same_numbers_as_one(wq: Run, tmp_path: Path):
+    few = ("format=int4,nvfp4", "limit=3", "resamples=50")
+    several = wq("-m", *few, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    assert several.returncode == 0, several.stderr
+    assert finished(tmp_path) == ["fp32", "int4-g128", "nvfp4"]  # the reference once, whoever made it
+    basic = wq("-m", *few, f"tracking_uri=sqlite:///{tmp_path}/basic.db", "hydra.sweep.dir=basic")
+    assert basic.returncode == 0, basic.stderr
+    assert numbers(tmp_path / "basic") == numbers(sweep_of(tmp_path))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+def test_an_interrupted_grid_leaves_no_process_and_no_open_run(tmp_path: Path, launcher: str):
+    grid = launch(tmp_path, "-m", *GRID, "limit=300", "batch_size=2", f"hydra/launcher={launcher}")
+    until(lambda: (tmp_path / "mlflow.db").exists() and ("fp32", "RUNNING") in runs(tmp_path))
+    time.sleep(2)  # into the transcription
+    left = workers(grid)
+    assert len(left) == (0 if launcher == "basic" else min(4, os.cpu_count() or 1))
+    os.killpg(grid.pid, signal.SIGINT)
+    _, alive = psutil.wait_procs(left, timeout=5)
+    assert not alive
+    _, stderr = grid.communicate(timeout=60)
+    assert grid.returncode == 130
+    assert stderr.splitlines() == ["interrupted"]
+    assert {status for _, status in runs(tmp_path)} == {"KILLED"}
+    assert not list(tmp_path.rglob("result.json"))
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_takes_one_point_with_it(wq: Run, tmp_path: Path):
+    command = ("-m", *GRID, "limit=60", "batch_size=2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    grid = launch(tmp_path, *command)
+    until(lambda: list(tmp_path.glob("multirun/*/*/1/.hydra")))
+    workers(grid)[0].kill()
+    _, stderr = grid.communicate(timeout=300)
+    assert grid.returncode == 1
+    assert "error: its process was killed, as when memory runs out" in stderr
+    told = wq("status", module="wq").stdout
+    assert "3 done, 1 failed of 4" in told
+    assert "its process was killed" in told
+    assert wq(*command).returncode == 0
+    assert finished(tmp_path) == sorted(POINTS)
+
+
+def test_each_process_has_a_gpu_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """And one that dies is replaced, on the same GPU. CUDA itself is not asked."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-5")
+    lost = []
+
+    def task(number: int) -> Callable[[], None]:
+        def write() -> None:
+            place = tmp_path / os.environ["CUDA_VISIBLE_DEVICES"]
+            place.mkdir(exist_ok=True)
+            (place / str(number)).touch()
+            if number < 2:
+                until(lambda: len(list(tmp_path.glob("*/*"))) > 1, 60)  # both have begun
+            if number == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        return write
+
+    run_in_processes(
+        {number: task(number) for number in range(6)},
+        lambda number, error: lost.append((number, str(error))),
+        device="auto",
+        n_jobs=None,
+        threads=1,
+    )
+    assert lost == [(0, "its process was killed, as when memory runs out")]
+    assert {path.name for path in tmp_path.iterdir()} == {"3", "GPU-5"}
+    assert {path.name for path in tmp_path.glob("*/*")} == {str(number) for number in range(6)}
+
+
+def test_a_grid_whose_launcher_is_gone(wq: Run, tmp_path: Path):
+    sweep = tmp_path / "multirun" / "2026-01-01" / "00-00-00"
+    sweep.mkdir(parents=True)
+    points = {number: ["format=int4", f"group={2**number}", "limit=2"] for number in range(5)}
+    progress.write_plan(sweep, "python -m wq.main -m X", points, {})
+    for number, name in ((0, "result.json"), (1, "error.txt"), (2, ".hydra")):
+        (sweep / str(number)).mkdir()
+        (sweep / str(number) / name).write_text("RuntimeError: lost\n\ntrace")
+    states = [(point.state, point.settings, point.reason) for point in look(sweep)]
+    assert states == [  # this process wrote the plan and is there
+        ("done", "group=1", ""),
+        ("failed", "group=2", "RuntimeError: lost"),
+        ("running", "group=4", ""),
+        ("waiting", "group=8", ""),
+        ("waiting", "group=16", ""),
+    ]
+    plan = json.loads((sweep / PLAN).read_text())
+    (sweep / PLAN).write_text(json.dumps(plan | {"began": plan["began"] - 100}))  # its number was given anew
+    told = wq("status", module="wq")
+    assert told.returncode == 0
+    assert "1 done, 1 failed, 3 missing of 5" in told.stdout
+    assert "missing  group=4  (its process was killed)" in told.stdout
+    assert "missing  group=8  (the grid ended before it began)" in told.stdout
+    assert told.stdout.rstrip().endswith("python -m wq.main -m X")
+
+    (sweep / PLAN).write_text(json.dumps(plan | {"host": "elsewhere"}))
+    assert look(sweep)[2].reason == "no result yet; on elsewhere wq status knows more"
+
+
+def test_what_slurm_says_is_read():
+    assert slurm._read("7_0|RUNNING|None\n7_1|PENDING|Resources\nnonsense\n8|CANCELLED by 0|0:0\n") == {
+        "7_0": slurm.State("RUNNING"),
+        "7_1": slurm.State("PENDING", "Resources"),
+        "8": slurm.State("CANCELLED", "0:0"),
+    }
+
+
+MISTAKES = {
+    "detach=true": "detach=true needs a cluster that takes the jobs; give hydra/launcher=slurm",
+    "chunk=0": "chunk=0 must be at least 1; give a positive number",
+    "hydra/launcher=slurm": 'Slurm takes no jobs (Could not detect "srun"',
+    "hydra/launcher=slurm hydra.launcher.partion=gpu": "Key 'partion' is not in struct",
+}
+
+
+@pytest.mark.parametrize("arguments", MISTAKES)
+def test_mistakes_are_answered_in_one_line(wq: Run, tmp_path: Path, arguments: str):
+    told = wq("-m", "format=int4,int8", *arguments.split(), PATH=str(Path(sys.executable).parent))
+    assert told.returncode == 1
+    (line,) = {line for line in told.stderr.splitlines() if line.startswith("error: ")}  # one for each job
+    assert MISTAKES[arguments] in line
+    assert "Traceback" not in told.stderr
+
+
+def test_status_where_there_is_no_grid(wq: Run):
+    for arguments in ((), ("elsewhere",)):
+        told = wq("status", *arguments, module="wq")
+        assert told.returncode == 1
+        assert told.stderr.startswith("error: ")
+        assert len(told.stderr.splitlines()) == 1
