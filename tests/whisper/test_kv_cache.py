@@ -1,37 +1,34 @@
 """Quantized keys and values: what is stored, what transformers makes of it, and who it depends on."""
 
 import copy
-from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from transformers import WhisperForConditionalGeneration
 
+from tests.conftest import REAL
 from tests.whisper.test_decode import run
 from tests.whisper.test_greedy import LIMIT, decoded, generated, random_features, random_model
-from wq.numerics.effective import Quantizer
 from wq.numerics.fake_quant import dequantize, quantize
-from wq.numerics.packing import pack_quantized
-from wq.study.config import FormatOptions, KVCacheConfig
-from wq.study.footprint import cache_bytes
+from wq.study.config import DatasetConfig, FormatOptions, KVCacheConfig, compose
+from wq.study.datasets import load_speech
+from wq.study.job import prepare
+from wq.study.quantization import quantized
 from wq.study.spec import effective_kv_cache
 from wq.whisper.decode import SAMPLING_RATE
 from wq.whisper.features import log_mel
 from wq.whisper.finite import NonFiniteRow
-from wq.whisper.geometry import PUBLIC, read_geometry, skeleton
-from wq.whisper.greedy import Batch
 from wq.whisper.kv_cache import (
     MODULES,
     KeysValues,
     KVQuantizer,
     RoundedLayer,
-    Rounding,
     layer_name,
     rounded_cache,
 )
-from wq.whisper.model import locate
+from wq.whisper.model import load
 
 ROWS, HEADS, POSITIONS, SIZE = 3, 2, 75, 24
 RANGE = 2.5
@@ -83,10 +80,10 @@ def test_tokens_are_those_of_generate_on_a_rounded_cache(any_quantizer):
     assert rows != generated(model, features, LIMIT)  # or nothing was rounded
 
 
-@pytest.mark.parametrize("name", ["int8", "nvfp4", "int2 keys by channel", "int3 self", "int3 cross"])
+@pytest.mark.parametrize("name", ["int8", "nvfp4", "int2 keys by channel"])
 def test_tokens_are_those_of_generate_with_trained_weights(nano, commands, name):
     model = copy.deepcopy(nano.model).double()
-    audios = [commands.read(index, SAMPLING_RATE) for index in range(8)]
+    audios = [commands.read(index, SAMPLING_RATE) for index in range(4)]
     features = log_mel(nano.feature_extractor, audios).double()
     chosen = quantizer(**SCHEMES[name])
     rows = generated(model, features, 32, past_key_values=rounded_cache(model, chosen))
@@ -228,71 +225,21 @@ def test_what_is_given_stays_as_it_was(any_quantizer):
     assert all(torch.equal(tensor, kept) for tensor, kept in zip(x, copies, strict=True))
 
 
-# Bytes: the formula of wq memory against what a decode leaves behind
-
-
-def decode(model, chosen: KVQuantizer | None, tokens: int) -> tuple[Batch, int]:
-    """Two utterances of noise and this many tokens after a prompt of four. Returns the batch, and the
-    positions that its text takes."""
-    config = model.config
-    generator = torch.Generator().manual_seed(0)
-    features = torch.randn(2, config.num_mel_bins, 2 * config.max_source_positions, generator=generator)
-    with torch.inference_mode():
-        batch = Batch(model, features, 4 + tokens, chosen)
-        batch.step(torch.tensor([[1, 2, 3, 4]] * 2), 0)
-        for position in range(4, 4 + tokens):
-            batch.step(torch.tensor([[position], [7 * position]]), position)
-    return batch, 4 + tokens
-
-
-def packed(x: torch.Tensor, rounding: Rounding) -> int:
-    """Bytes of the tensors that hold x [rows, heads, positions, head size], of which rounding leaves nothing
-    to lose."""
-    if rounding.quantizer is None:
-        return x.half().nbytes
-    quantizer, full = rounding.quantizer, x.shape[2]
-    if quantizer.granularity == "channel":
-        block = rounding.block or full
-        full -= full % block if rounding.grows else 0
-        rest, x = x[:, :, full:], x[:, :, :full].mT
-        quantizer = Quantizer(quantizer.format, "group", block)
-    codes = quantize(x, *quantizer, amax=rounding.amax)
-    if not quantizer.format.is_asymmetric:  # whose range shrinks where both its ends are rounded inwards
-        assert torch.equal(dequantize(codes), x)
-    left = rest.half().nbytes if rounding.is_by_channel else 0
-    return sum(tensor.nbytes for tensor in pack_quantized(codes).values()) + left
-
-
-def test_bytes_by_formula_are_those_of_a_packed_cache(nano, any_quantizer):
-    geometry = read_geometry(locate("wq:nano"))
-    batch, positions = decode(nano.model, any_quantizer, tokens=32)
-    for attention, caches, end in (
-        ("self", batch.text, positions),
-        ("cross", batch.audio, geometry.max_source_positions),
+@pytest.mark.parametrize("attention", MODULES)
+def test_what_is_stored_is_what_codes_and_scales_hold(any_quantizer, attention):
+    """Packing it, as `wq memory` counts it, loses nothing."""
+    for x, rounding in zip(
+        stored(any_quantizer, attention, POSITIONS), any_quantizer.roundings(0, attention), strict=True
     ):
-        held = sum(
-            packed(x, rounding)
-            for cache in caches
-            for x, rounding in zip(cache.read(end), cache.roundings, strict=True)
-        )
-        assert cache_bytes(geometry, any_quantizer.scheme, attention, 2, end) == held
-
-
-@pytest.mark.parametrize("size", ["nano", "tiny", "small"])
-def test_bytes_by_formula_are_those_of_an_fp32_cache(nano, size):
-    geometry = read_geometry(locate("wq:nano")) if size == "nano" else PUBLIC[f"openai/whisper-{size}"]
-    if size == "nano":
-        model = nano.model
-    else:  # of random weights; the encoder's size does not matter to what the decoder keeps
-        smaller = replace(geometry, encoder_layers=1, encoder_ffn_dim=64, vocab_size=256)
-        model = WhisperForConditionalGeneration(skeleton(smaller).config).eval()
-    batch, positions = decode(model, None, tokens=3)
-    for attention, caches, end in (
-        ("self", batch.text, positions),
-        ("cross", batch.audio, geometry.max_source_positions),
-    ):
-        held = sum(x.nbytes for cache in caches for x in cache.read(end))
-        assert cache_bytes(geometry, None, attention, 2, end, plain_bits=32) == held
+        if rounding.quantizer is None or rounding.quantizer.format.is_asymmetric:
+            continue  # an asymmetric range shrinks where both of its ends are rounded inwards
+        if rounding.is_by_channel:
+            block = rounding.block or POSITIONS
+            full = x[:, :, : POSITIONS // block * block if rounding.grows else POSITIONS].mT
+            codes = quantize(full, rounding.quantizer.format, "group", block, amax=rounding.amax)
+            assert torch.equal(dequantize(codes), full)
+        else:
+            assert torch.equal(dequantize(quantize(x, *rounding.quantizer, amax=rounding.amax)), x)
 
 
 # Errors
@@ -319,10 +266,42 @@ def test_nan_names_the_layer_and_the_row(index, projection, value, name):
 # Whole transcripts
 
 
-@pytest.mark.parametrize("name", ["int8", "int4", "int4 keys by channel"])
-def test_batch_and_order_do_not_matter(nano, commands, name):
-    count, chosen = 24, quantizer(**SCHEMES[name])
-    single = run(nano, commands, list(range(count)), 1, kv_cache=chosen)
+def check_batches(whisper, speech, count, chosen, **options):
+    single = run(whisper, speech, list(range(count)), 1, kv_cache=chosen, **options)
     shuffled = np.random.default_rng(0).permutation(count).tolist()
     for batch_size, order in ((7, list(range(count))), (64, shuffled)):
-        assert run(nano, commands, order, batch_size, kv_cache=chosen) == single
+        assert run(whisper, speech, order, batch_size, kv_cache=chosen, **options) == single
+
+
+@pytest.mark.parametrize("name", ["int8", "int4", "int4 keys by channel"])
+def test_batch_and_order_do_not_matter(nano, commands, name):
+    check_batches(nano, commands, 20, quantizer(**SCHEMES[name]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["int8", "int4", "int4 keys by channel", "mxfp4"])
+@pytest.mark.skipif(not REAL.is_dir(), reason="../shared/real with its checkpoint and speech is not there")
+def test_batch_and_order_do_not_matter_on_real_speech(name):
+    speech = load_speech(DatasetConfig(source="manifest", path=str(REAL / "speech"), split="test"), limit=100)
+    check_batches(load(REAL / "checkpoint"), speech, 100, quantizer(**SCHEMES[name]), max_new_tokens=40)
+
+
+def test_a_spec_calibrates_the_ranges_that_it_needs(nano, commands):
+    """What the decoder's k_proj and v_proj put out on calibration speech."""
+    config = compose(["format=fp32", "kv_cache=nvfp4", "limit=2", "calibration.limit=2"])[0]
+    job = prepare(config, [], looks_only=True)
+    with quantized(nano, job.spec, job.calibration) as state:
+        assert state.kv_cache
+        for index, attention in product(range(nano.model.config.decoder_layers), MODULES):
+            for rounding in state.kv_cache.roundings(index, attention):
+                assert rounding.amax == pytest.approx(largest_output(nano, job.calibration, rounding.layer))
+
+
+def largest_output(whisper, speech, layer: str) -> float:
+    largest = []
+    handle = whisper.model.get_submodule(layer).register_forward_hook(
+        lambda module, inputs, output: largest.append(output.abs().max().item())
+    )
+    run(whisper, speech, list(range(len(speech.utterances))), 1)
+    handle.remove()
+    return max(largest)

@@ -26,16 +26,16 @@ class Rounding:
     """How the keys of one attention, or its values, are rounded; by default not at all.
 
     layer      the linear layer whose output they are
-    quantizer  with granularity channel, every channel of a head has one scale over `block` positions, or over
-               all where that is None
+    quantizer  with granularity channel, every channel of a head has one scale over `block` positions
     amax       the calibrated range of a format with a tensor scale; None for others
+    block      None is all positions
     grows      whether more positions are to come: the last block is then kept as it is until it is full
     """
 
     layer: str = ""
     quantizer: Quantizer | None = None
-    block: int | None = None
     amax: float | None = None
+    block: int | None = None
     grows: bool = False
 
     @property
@@ -105,9 +105,12 @@ class KVQuantizer:
                     f"the tensor scale of {quantizer.format.name} needs the calibrated range of {layer}'s "
                     "output; calibrate it, or use a format without a tensor scale"
                 )
+        if quantizer.granularity != "channel":
+            return Rounding(layer, quantizer, amax)
         grows = attention == "self"
-        block = self.scheme.block or (SELF_ATTENTION_BLOCK if grows else None)
-        return Rounding(layer, quantizer, block, amax, grows)
+        return Rounding(
+            layer, quantizer, amax, self.scheme.block or (SELF_ATTENTION_BLOCK if grows else None), grows
+        )
 
 
 def layer_name(index: int, attention: str, projection: str) -> str:
