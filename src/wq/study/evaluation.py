@@ -14,17 +14,18 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock, Timeout
 
-from wq.study import memory, recording, results, statistics, wer
+from wq.study import cost, memory, recording, results, statistics, wer
 from wq.study.datasets import Speech
 from wq.study.job import Job, load_once
 from wq.study.mapsswe import Alignment, mapsswe
 from wq.study.outliers import ChannelMaxima, alphas_text, write_outliers
 from wq.study.quantization import named, quantized
 from wq.study.results import Row
-from wq.study.size import PLAIN_BITS, REFERENCE_BITS, Size, model_size
+from wq.study.size import Size, model_size, plain_bits
 from wq.study.spec import REFERENCE_FORMAT, Spec
 from wq.study.tracking import PARENT_VARIABLE
 from wq.whisper.decode import SAMPLING_RATE, NonFiniteUtterance, Transcript, Transcription, transcribe
+from wq.whisper.geometry import read_geometry
 from wq.whisper.kv_cache import KVQuantizer
 from wq.whisper.model import Whisper
 from wq.whisper.schemes import DEFAULT_ROLES
@@ -110,7 +111,7 @@ def evaluate(job: Job, reference: Outcome | None) -> Outcome:
     with quantized(whisper, spec, job.calibration, batch_size=config.batch_size) as state:
         clock.append(time.perf_counter())
         transcription = transcribed(whisper, job, state.kv_cache)
-    size = model_size(whisper.model, state.plan, PLAIN_BITS if spec.weights else REFERENCE_BITS)
+    size = model_size(whisper.model, state.plan, plain_bits(spec))
     score = wer.score(
         [utterance.id for utterance in speech.utterances],
         [utterance.text for utterance in speech.utterances],
@@ -126,6 +127,7 @@ def evaluate(job: Job, reference: Outcome | None) -> Outcome:
         **score_columns(score, spec),
         **(difference_columns(transcripts, reference, spec) if reference else {}),
         **size_columns(size),
+        **cost.columns(read_geometry(job.checkpoint), size, spec),
         "peak_memory_bytes": memory.peak_bytes(config.device),
         # not a time where an earlier job of this process has loaded it
         "load_seconds": clock[1] - clock[0] if load_once.cache_info().misses > loads else None,
@@ -308,6 +310,7 @@ def size_columns(size: Size) -> Row:
         "model_bytes": size.model_bytes,
         "bits_per_weight": size.bits_per_weight,
         "compression_ratio": size.compression_ratio,
+        "role_bytes": {role: part.bytes for role, part in size.by_role.items()},
     }
 
 
