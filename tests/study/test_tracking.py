@@ -15,17 +15,6 @@ from wq.study.selection import of_stores
 from wq.study.tracking import FAILURE, FINGERPRINT, PID, Store
 
 
-@pytest.fixture(scope="module")
-def database(tmp_path_factory):
-    """One file for all tests, as its schema takes seconds to make; each test has an experiment of its own."""
-    return tmp_path_factory.mktemp("store") / "mlflow.db"
-
-
-@pytest.fixture
-def store(database, request):
-    return Store(f"sqlite:///{database}", request.node.name)
-
-
 def finish(store, fingerprint, tmp_path, **row):
     """Record a finished point."""
     directory = tmp_path / fingerprint

@@ -85,16 +85,17 @@ def parameters(spec: Spec, columns: Row, row: Row) -> Row:
 def _flat(settings: Row, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted names; of several parts, such as quantizers of encoder and decoder, they are numbered."""
     for name, value in settings.items():
-        parts = value if isinstance(value, list | tuple) else ()
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        elif parts and all(isinstance(part, dict) for part in parts):
-            for n, part in enumerate(parts):
-                yield from _flat(part, f"{prefix}{name}.{n}." if len(parts) > 1 else f"{prefix}{name}.")
-        elif isinstance(value, list | tuple):
-            yield prefix + name, "+".join(map(str, value))
-        else:
-            yield prefix + name, value
+        parts = [_fields(part) for part in value] if type(value) in (list, tuple) else [_fields(value)]
+        if not parts or None in parts:
+            yield prefix + name, "+".join(map(str, value)) if isinstance(value, list | tuple) else value
+            continue
+        for n, part in enumerate(parts):
+            yield from _flat(part or {}, f"{prefix}{name}.{n}." if len(parts) > 1 else f"{prefix}{name}.")
+
+
+def _fields(value: Any) -> Row | None:
+    """What a dictionary or a named tuple holds."""
+    return value._asdict() if hasattr(value, "_asdict") else value if isinstance(value, dict) else None
 
 
 def source(dataset: DatasetConfig) -> Row:
