@@ -496,7 +496,9 @@ def test_a_lone_point_is_labelled():
 def told(directory: Path, name: str, megabytes: float, heard: list[str], **columns) -> tuple[dict, Path]:
     """A point that wrote `heard` for utterances of "a b c d", the last of which is not scored."""
     errors = [sum(x != y for x, y in zip("abcd", text.split(), strict=True)) for text in heard]
-    entry = row(name, megabytes, sum(errors) / (4 * len(errors)), fingerprint=name, reference="fp32", **columns)
+    entry = row(
+        name, megabytes, sum(errors) / (4 * len(errors)), fingerprint=name, reference="fp32", **columns
+    )
     utterances = [
         {"id": f"u{n}", "text": "A, b c d", "pred_text": text, "errors": error, "words": 4}
         for n, (text, error) in enumerate(zip(heard, errors, strict=True))
