@@ -1,7 +1,10 @@
 """The cost model against arithmetic by hand, and its rules."""
 
 import re
+import subprocess
+import sys
 from collections.abc import Sequence
+from functools import cache
 
 import pytest
 
@@ -27,6 +30,7 @@ SLOW_MEMORY = Hardware("slow memory", bandwidth=1.0, rates={"fp16": ENDLESS, "fp
 SLOW_UNITS = Hardware("slow units", bandwidth=ENDLESS, rates={"fp16": 1.0, "int8": 2.0})
 
 
+@cache
 def point(*overrides: str) -> Point:
     (only,) = compose_points(["model=tiny", *overrides])
     return only
@@ -70,10 +74,10 @@ def test_memory_bound_time_is_bytes_over_bandwidth():
 def test_fewer_bits_move_fewer_bytes():
     moved = [
         columns(p.geometry, p.size, p.spec)["moved_bytes"]
-        for p in compose_points(["model=small", "format=fp16,int8,int4,int3"])
+        for p in compose_points(["model=tiny", "format=fp16,int8,int4"])
     ]
     assert moved == sorted(moved, reverse=True)
-    assert len(set(moved)) == 4
+    assert len(set(moved)) == 3
     plain, rounded = (point("format=int4", f"kv_cache={name}") for name in ("none", "int8"))
     each = [columns(p.geometry, p.size, p.spec) for p in (plain, rounded)]
     assert each[1]["moved_bytes"] < each[0]["moved_bytes"]
@@ -191,6 +195,13 @@ def test_what_there_is_no_unit_for_runs_on_the_next_wider_one():
         integers.unit("fp32")
 
 
+def test_an_estimate_needs_no_torch():
+    """Only the size does, whose shapes are a model's on the meta device."""
+    script = "import sys, wq.study.cost, wq.study.points; print('torch' in sys.modules)"
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert told.strip() == "False"
+
+
 # --- profiles and the command ---------------------------------------------------------------------
 
 
@@ -248,7 +259,7 @@ def test_what_cannot_be_estimated_is_told_in_one_line(arguments: Sequence[str], 
 
 
 def test_the_public_geometries_cost_more_the_larger_they_are():
-    names = [f"openai/whisper-{name}" for name in ("tiny", "base", "small", "medium", "large-v3")]
+    names = [f"openai/whisper-{name}" for name in ("tiny", "base", "small")]
     spec = point("format=int4").spec
     spent = [
         estimate(

@@ -18,7 +18,7 @@ from wq.study.footprint import Footprint, footprint, workload
 from wq.study.spec import effective_kv_cache
 from wq.whisper import greedy
 from wq.whisper.geometry import PUBLIC, Geometry, find_geometry, skeleton
-from wq.whisper.greedy import Batch, Rules, decode_greedily
+from wq.whisper.greedy import Batch, Rules, decode_greedily, encode
 from wq.whisper.kv_cache import KVQuantizer, Rounding, layer_name
 
 NANO = find_geometry("wq:nano")
@@ -58,6 +58,19 @@ def decode(geometry: Geometry, tokens: int, batch: int = 1, kv_cache: KVQuantize
     features = torch.randn(batch, geometry.num_mel_bins, 2 * geometry.max_source_positions)
     rules = Rules(tuple(range(geometry.prompt_length)), (), (), NEVER, tokens)
     decode_greedily(random_model(geometry), features, rules, kv_cache)
+
+
+@lru_cache(maxsize=1)
+def _encoded(encoder: Any) -> dict[int, torch.Tensor]:
+    return {}
+
+
+def encoded_once(encoder: Any, features: torch.Tensor) -> torch.Tensor:
+    """The states of the first audio that this encoder hears, whatever it is: they are most of the time."""
+    heard = _encoded(encoder)
+    if len(features) not in heard:
+        heard[len(features)] = encode(encoder, features)
+    return heard[len(features)]
 
 
 @pytest.fixture
@@ -127,7 +140,8 @@ def test_caches_of_tiny(scheme, batches):
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("geometry", [TINY, SMALL], ids=["tiny", "small"])
-def test_caches_of_larger_models(geometry, scheme, batches):
+def test_caches_of_larger_models(geometry, scheme, batches, monkeypatch):
+    monkeypatch.setattr(greedy, "encode", encoded_once)
     check_cache(geometry, SCHEMES[scheme], batches, tokens=36, batch=1)
 
 
@@ -175,7 +189,7 @@ def test_the_peak_is_what_torch_allocates(geometry, batch, monkeypatch):
     decode(geometry, 2, batch)
     predicted = footprint(geometry, 0, None, workload(geometry, batch, tokens=4), 32).total
     with_copies = peak_allocation(lambda: decode(geometry, 4, batch))
-    monkeypatch.setattr(greedy, "fast_products", lambda rows: nullcontext())
+    monkeypatch.setattr(greedy, "fast_products", nullcontext)
     plain = peak_allocation(lambda: decode(geometry, 4, batch))
     assert predicted == pytest.approx(plain, rel=0.01)
     assert predicted == pytest.approx(with_copies, rel=0.1)
