@@ -42,8 +42,8 @@ test-browser: $(VENV)/.developed ## The report and MLflow's pages in a real brow
 test-all: $(VENV)/.developed ## Every test that this machine can run; each skip says what is missing
 	$(BIN)/pytest -m 'not hub' -rs
 
-.PHONY: test-slurm
-test-slurm: $(VENV)/.developed ## Grids on a real one-node Slurm (as root, with slurm-wlm and munge) and in processes
+.PHONY: test-cluster
+test-cluster: $(VENV)/.developed ## Grids on a real one-node Slurm (as root, with slurm-wlm and munge) and in processes
 	$(BIN)/pytest -m 'slurm or slow' -rs tests/test_slurm.py tests/test_launchers.py
 
 .PHONY: lint

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.hydra_config import HydraConfig
@@ -16,6 +16,9 @@ from hydra.core.utils import JobReturn, configure_log, filter_overrides, run_job
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
+
+if TYPE_CHECKING:
+    from wq.study.config import Config
 
 Points = Mapping[int, Sequence[str]]  # the overrides of points by their number in the grid
 
@@ -154,14 +157,16 @@ class Slurm(_Elsewhere):
         from wq.study import grid, slurm
 
         points = dict(enumerate(job_overrides, initial_job_idx))
+        settings = self.checked(job_overrides[0])
         write_plan(self.config, points, {})
-        stored = {number: texts for number, texts in points.items() if self.is_stored(texts)}
+        known = self.known()
+        stored = {number: texts for number, texts in points.items() if known and self.is_in(known, texts)}
         self.jobs(stored).run()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         left = [number for number in points if number not in stored]
         if not left:
             return []
-        size, detach = self.config.chunk, self.config.detach
+        size, detach = settings.chunk, settings.detach
         chunks = [left[start : start + size] for start in range(0, len(left), size)]
         tasks = [self.jobs({n: points[n] for n in chunk}, slurm=True, report=detach) for chunk in chunks]
         options = OmegaConf.to_container(OmegaConf.create(self.options), resolve=True)
@@ -190,20 +195,30 @@ class Slurm(_Elsewhere):
 
         return (self.sweep / str(number) / RESULT).exists()
 
-    def is_stored(self, overrides: Sequence[str]) -> bool:
+    def known(self) -> set[str]:
+        """The fingerprints of the points that the store has."""
+        from wq.study.tracking import FINGERPRINT, Store, default_uri
+
+        store = Store(self.config.tracking_uri or default_uri(), self.config.experiment_name)
+        return {run.data.tags[FINGERPRINT] for run in store.runs("attributes.status = 'FINISHED'")}
+
+    def is_in(self, known: set[str], overrides: Sequence[str]) -> bool:
         """Whether a point needs no job, as the store has it and its reference."""
         from dataclasses import replace
 
-        from wq.study.config import as_config
         from wq.study.job import prepare
+
+        config = self.checked(overrides)
+        try:
+            job = prepare(replace(config, device="cpu"), list(overrides))
+            return not config.rerun and {job.spec.fingerprint, job.spec.reference().fingerprint} <= known
+        except Exception:  # whatever is wrong, the job will say it
+            return False
+
+    def checked(self, overrides: Sequence[str]) -> "Config":
+        from wq.study.config import as_config
 
         composed = compose(self.context, self.config, overrides)
         with open_dict(composed):
             del composed["hydra"]
-        config = as_config(composed)
-        try:
-            job = prepare(replace(config, device="cpu"), list(overrides))
-            jobs = [job] if job.spec.is_reference else [job, job.reference()]
-            return not config.rerun and all(each.store.find(each.spec.fingerprint) for each in jobs)
-        except Exception:  # whatever is wrong, the job will say it
-            return False
+        return as_config(composed)
