@@ -20,6 +20,7 @@ from wq.catalogue import load_format
 from wq.numerics.effective import Quantizer, resolve
 from wq.numerics.fake_quant import dequantize, quantize
 from wq.numerics.storage import storage
+from wq.study.size import model_size
 from wq.study.wer import score
 from wq.whisper import packed
 from wq.whisper.compressed import LayoutError, input_tensors, quantization_config, scheme, tensors
@@ -83,8 +84,12 @@ def check_bytes(whisper, plan):
     contents = assemble(whisper, plan, {}, layout="wq")
     names = {f"{layer.name}.weight" for layer, _ in plan}
     stored = {name: t for name, t in contents.tensors.items() if name.rpartition(".")[0] in names}
-    assert 8 * total_bytes(stored) == sum(storage(layer.matrix_shape, *each).total for layer, each in plan)
-    assert contents.weight_bytes == total_bytes(stored)
+    predicted = [storage(layer.matrix_shape, *each) for layer, each in plan]
+    # The one zero point of granularity=tensor has a byte of its own, and fewer bits
+    spare = sum(-each.zero_point_bits % 8 for each in predicted)
+    assert 8 * total_bytes(stored) == sum(each.total for each in predicted) + spare
+    assert contents.weight_bytes == total_bytes(stored) == sum(each.bytes for each in predicted)
+    assert contents.weight_bytes + contents.rest_bytes == model_size(whisper.model, plan, 16).model_bytes
     assert contents.extra_bytes == 0
     # everything else is there once, at fp16
     others = [p for name, p in whisper.model.named_parameters() if name not in names]
@@ -582,7 +587,7 @@ def test_the_command_writes_a_checkpoint_and_says_what_it_holds(wq, tmp_path):
     [
         (("format=int4",), "out is missing; give out=DIR"),
         (("format=int4,int8", "out=out"), "these settings make 2 points, and wq export writes one"),
-        (("out=out", "overwrite=perhaps"), "overwrite=perhaps: perhaps is neither true nor false"),
+        (("out=out", "overwrite=perhaps"), "overwrite=perhaps is neither true nor false"),
     ],
 )
 def test_what_the_command_refuses(wq, tmp_path, arguments, message):

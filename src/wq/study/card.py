@@ -106,8 +106,8 @@ def word_error_rate(spec: Spec, row: Row | None, measured_by: str) -> str:
         change, low, high = (100 * row[f"wer_delta{end}"] for end in ("", "_ci_low", "_ci_high"))
         text += f" The change from the original at fp32: {change:+.2f} points, [{low:+.2f}, {high:+.2f}]."
     return (
-        f"{text}\n\nMeasured with `{measured_by}`: the values of these weights, computed with in float32. The "
-        "arithmetic of an engine adds rounding of its own."
+        f"{text}\n\nMeasured with `{measured_by}`: the values of these weights, computed with in float32. "
+        "An engine's arithmetic adds rounding of its own."
     )
 
 
@@ -118,7 +118,7 @@ def described(spec: Spec) -> Row:
 
 def _present(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _present(each) for name, each in value.items() if each not in (None, (), [], "none")}
+        return {name: _present(each) for name, each in value.items() if each not in (None, (), "none")}
     return [_present(each) for each in value] if isinstance(value, list | tuple) else value
 
 

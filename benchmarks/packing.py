@@ -1,0 +1,135 @@
+"""How fast codes are packed, beside compressed-tensors' packing, and how long an export takes.
+
+    python benchmarks/packing.py [--rounds 5] [--output outputs/benchmarks]
+
+Prints the tables and writes them as packing.md. Everything packs the same codes in turn, round after round,
+and the best round counts. The export is of a model shaped as whisper-small with random weights, from weights
+in memory to files on disk; compressed-tensors is left out where it is not installed (the extra `refs`).
+"""
+
+# pyright: reportMissingImports=false
+import argparse
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from transformers import WhisperConfig, WhisperForConditionalGeneration
+
+from wq.catalogue import load_format
+from wq.numerics.effective import resolve
+from wq.numerics.packing import pack, unpack
+from wq.whisper.export import assemble, write
+from wq.whisper.layers import assign, walk
+from wq.whisper.model import Whisper, load, locate
+from wq.whisper.schemes import Assignment
+
+WEIGHT = (1280, 1280)
+BITS = (2, 3, 4, 5, 6, 8)
+EXPORTED = ("int8", "int4", "fp8_e4m3", "nvfp4", "mxfp4", "nf4")
+Call = Callable[[], object]
+
+
+def calls(bits: int) -> dict[str, Call]:
+    """Everything that packs a weight's codes, or unpacks them, by its name."""
+    codes = torch.randint(-(2 ** (bits - 1)), 2 ** (bits - 1), WEIGHT, dtype=torch.int8)
+    packed = pack(codes, bits)
+    found: dict[str, Call] = {
+        "pack": lambda: pack(codes, bits),
+        "unpack": lambda: unpack(packed, bits, codes.numel()),
+    }
+    try:
+        from compressed_tensors.compressors.pack_quantized import helpers
+    except ImportError:
+        return found
+    words = helpers.pack_to_int32(codes, bits)
+    found["compressed-tensors, pack"] = lambda: helpers.pack_to_int32(codes, bits)
+    found["compressed-tensors, unpack"] = lambda: helpers.unpack_from_int32(words, bits, codes.shape)
+    return found
+
+
+def throughput(found: dict[str, Call], rounds: int) -> dict[str, float]:
+    """Million codes per second of each call, the best of all rounds; the toolkit's, hundreds of times as
+    slow, run once."""
+    best = dict.fromkeys(found, float("inf"))
+    for count in range(rounds):
+        for name, call in found.items():
+            if count and name not in ("pack", "unpack"):
+                continue
+            start = time.perf_counter()
+            call()
+            best[name] = min(best[name], time.perf_counter() - start)
+    return {name: WEIGHT[0] * WEIGHT[1] / seconds / 1e6 for name, seconds in best.items()}
+
+
+def small() -> Whisper:
+    """A model shaped as whisper-small, with the shipped one's companion files."""
+    shipped = load(locate("wq:nano"))
+    torch.manual_seed(0)
+    with torch.device("meta"):  # drawing weights takes longer than packing them
+        model = WhisperForConditionalGeneration(
+            WhisperConfig(
+                d_model=768,
+                encoder_layers=12,
+                decoder_layers=12,
+                encoder_attention_heads=12,
+                decoder_attention_heads=12,
+                encoder_ffn_dim=3072,
+                decoder_ffn_dim=3072,
+            )
+        )
+    model = model.to_empty(device="cpu").eval()
+    model.tie_weights()
+    for parameter in model.parameters():
+        parameter.data.uniform_(-0.1, 0.1)
+    return Whisper("small", shipped.directory, model, shipped.feature_extractor, shipped.tokenizer, True)
+
+
+def export_seconds(whisper: Whisper, format: str) -> tuple[float, int]:
+    """Seconds from weights in memory to a whole checkpoint on disk, and the bytes of its weights file."""
+    which = Assignment(resolve(load_format(format)).quantizer, ("encoder", "decoder"))
+    directory = Path(tempfile.mkdtemp())
+    try:
+        start = time.perf_counter()
+        contents = assemble(whisper, assign(list(walk(whisper.model)), (which,)), {})
+        write(directory / "out", whisper, contents, "")
+        seconds = time.perf_counter() - start
+        return seconds, (directory / "out" / contents.file).stat().st_size
+    finally:
+        shutil.rmtree(directory)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Speed of packing and of an export on this machine.")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--output", type=Path, default=Path("outputs/benchmarks"))
+    arguments = parser.parse_args()
+    speeds = {bits: throughput(calls(bits), arguments.rounds) for bits in BITS}
+    columns = list(speeds[BITS[0]])
+    page = [
+        f"Million codes per second, {torch.get_num_threads()} threads, torch {torch.__version__}, weight "
+        f"{list(WEIGHT)}:\n",
+        f"| bits | {' | '.join(columns)} |",
+        "| ---: |" + " ---: |" * len(columns),
+        *(
+            f"| {bits} | {' | '.join(f'{found[column]:.0f}' for column in columns)} |"
+            for bits, found in speeds.items()
+        ),
+        "\nExport of a model shaped as whisper-small, 198 M quantized weights of 242 M:\n",
+        "| format | seconds | MB |",
+        "| --- | ---: | ---: |",
+    ]
+    whisper = small()
+    for format in EXPORTED:
+        seconds, size = export_seconds(whisper, format)
+        page.append(f"| {format} | {seconds:.1f} | {size / 1e6:.0f} |")
+    print("\n".join(page))
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    (arguments.output / "packing.md").write_text("\n".join(page) + "\n")
+    print(f"\nwritten: {arguments.output / 'packing.md'}")
+
+
+if __name__ == "__main__":
+    main()
