@@ -216,6 +216,18 @@ def test_a_directory_s_config_wins_over_what_is_known(tmp_path, monkeypatch):
     assert (geometry.d_model, geometry.is_multilingual, geometry.prompt_length) == (128, False, 2)
 
 
+def test_a_cached_config_wins_over_what_is_known(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    repository = tmp_path / "models--openai--whisper-tiny"
+    snapshot = repository / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    (snapshot / "config.json").write_text(json.dumps({"model_type": "whisper", "d_model": 192}))
+    assert find_geometry("openai/whisper-tiny").d_model == 192
+    assert find_geometry("openai/whisper-base") == PUBLIC["openai/whisper-base"]
+
+
 def test_the_shipped_model_s_geometry_is_its_own(nano):
     assert find_geometry("wq:nano") == Geometry.of(nano.model.config.to_dict())
     assert find_geometry("wq:nano").is_multilingual == nano.is_multilingual

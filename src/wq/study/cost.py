@@ -5,11 +5,12 @@ its bytes at the full bandwidth, one product after the other, and nothing else t
 decoded greedily.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
+from wq.numerics.formats import Format
 from wq.study.footprint import Workload, cache_bytes, footprint, workload
 from wq.study.hardware import Hardware, operand_kind, product_kind
 from wq.study.size import Size, plain_bits
@@ -171,11 +172,11 @@ class Demand:
         return shapes.get(role.rpartition(".")[2], (geometry.d_model, geometry.d_model))
 
     @cached_property
-    def _weights(self):
+    def _weights(self) -> Mapping[str, Format]:
         return {role: each.format for role, each in by_role(self.spec.weights).items()}
 
     @cached_property
-    def _inputs(self):
+    def _inputs(self) -> Mapping[str, Format]:
         return {role: each.quantizer.format for role, each in by_role(self.spec.activations).items()}
 
     def _kind(self, role: str) -> str:

@@ -1,7 +1,7 @@
 """Model size: the exact bytes of a quantized checkpoint's tensors, by shapes alone."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -51,7 +51,7 @@ class Part:
 def total(parts: Iterable[Part], name: str, role: str = "") -> Part:
     """The sum of parts as one part."""
     parts = list(parts)
-    counts = list(Part.__dataclass_fields__)[2:]
+    counts = [field.name for field in fields(Part) if field.name not in ("name", "role")]
     return Part(name, role, **{count: sum(getattr(part, count) for part in parts) for count in counts})
 
 
