@@ -31,6 +31,7 @@ from wq.whisper.model import PACKED, ModelError, load, locate
 from wq.whisper.quantize import quantized_weights
 from wq.whisper.roles import LINEAR_ROLES
 from wq.whisper.schemes import Activation, Assignment
+from wq.whisper.smoothquant import find_folds, smoothed
 from wq.whisper.target import ExportError, check_target
 
 QUANTIZED = [name for name in FORMATS if load_format(name).native_cast != "fp32"]
@@ -172,6 +173,22 @@ def test_what_is_not_quantized_is_rounded_only_where_asked(nano):
     finally:
         norm.data = original
     assert set(REST_DTYPES) == {"fp16", "fp32"}
+
+
+def test_a_smoothed_model_takes_its_factors_along(nano, tmp_path):
+    folds = find_folds(nano.model)
+    generator = torch.Generator().manual_seed(1)
+    scales = {
+        fold.name: torch.rand(fold.consumers[0].weight.shape[1], generator=generator) + 0.5 for fold in folds
+    }
+    which = plan(nano, "int4")
+    unsmoothed = expected_logits(nano, which)
+    with smoothed(folds, scales):
+        contents = assemble(nano, which, {}, layout="wq", rest="fp32")
+        expected = expected_logits(nano, which)
+    write(tmp_path / "out", nano, contents, "")
+    assert torch.equal(logits(packed.load(tmp_path / "out")), expected)
+    assert not torch.equal(expected, unsmoothed)
 
 
 # --- files that are not what they were -------------------------------------------------------------
