@@ -16,6 +16,7 @@ import pytest
 
 from tests.conftest import Run
 from tests.test_launchers import GRID, POINTS, finished, launch, numbers, runs, sweep_of, until
+from wq.study.tracking import HOST, JOB, PID, is_dead
 
 pytestmark = pytest.mark.slurm
 
@@ -162,16 +163,20 @@ def test_a_grid_that_is_left_to_itself(cluster: None, wq: Run, tmp_path: Path):
 def test_killed_jobs_are_noticed_told_and_repaired(cluster: None, wq: Run, tmp_path: Path):
     command = ("-m", *GRID, "limit=60", "batch_size=2", *SLURM)
     grid = launch(tmp_path, *command)
-    until(lambda: list(tmp_path.glob("multirun/*/*/1/.hydra")), 200)
-    until(lambda: list(tmp_path.glob("multirun/*/*/0/.hydra")), 200)
+    for number in (0, 1):
+        until(lambda: list(tmp_path.glob(f"multirun/*/*/{number}/.hydra")))  # noqa: B023
     sweep = sweep_of(tmp_path)
     processes = job_processes(sweep)
     array = asked("squeue", "-h", "-o", "%A").split()[0]
+    elsewhere = {HOST: "another-node", PID: "1", JOB: f"{array}_1"}  # of a run that a job on a node has open
+    assert not is_dead(elsewhere)
     subprocess.run(["scancel", f"{array}_0"], check=True)
     processes["1"].kill()
     _, stderr = grid.communicate(timeout=300)
     assert grid.returncode == 1
     assert stderr.strip().splitlines()[-1].startswith("error: 2 done, 2 missing of 4")
+
+    assert is_dead(elsewhere)
 
     told = wq("status", module="wq").stdout
     assert "2 done, 2 missing of 4" in told

@@ -168,9 +168,15 @@ def run_as_job(task: Callable[[], None]) -> None:
 
 
 def own_id() -> str:
-    """The job that this process runs in, as `submit` named it."""
+    """The job that this process runs in, as `submit` named it; empty where it runs in none."""
     array = os.environ.get("SLURM_ARRAY_JOB_ID")
-    return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
+    return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ.get("SLURM_JOB_ID", "")
+
+
+def is_gone(job: str) -> bool:
+    """Whether a job has ended, as far as Slurm can be asked."""
+    state = states({job}).get(job)
+    return state is None or (not state.is_active and state.name != UNKNOWN)
 
 
 def _interrupt(number: int, frame: Any) -> None:

@@ -22,6 +22,7 @@ from urllib.parse import unquote, urlsplit
 import psutil
 from filelock import FileLock
 
+from wq.study import slurm
 from wq.study.reachability import SQLITE, StoreError, check_scheme, database_file, probe, without_password
 from wq.study.results import RESULT, TRANSCRIPTS, Row, read_row, read_rows
 
@@ -32,8 +33,9 @@ if TYPE_CHECKING:
 # MLflow's own tags; a description is Markdown, and a table is a file of one of its kinds of JSON
 PARENT, NAME, USER, SOURCE = "mlflow.parentRunId", "mlflow.runName", "mlflow.user", "mlflow.source.name"
 DESCRIPTION, TABLES = "mlflow.note.content", "mlflow.loggedArtifacts"
-# Ours. The fingerprint finds a point again; host and pid tell a running job from a dead one.
+# Ours. The fingerprint finds a point again; host and pid, or the Slurm job, tell running from dead.
 FINGERPRINT, GRID, HOST, PID, FAILURE = "wq.fingerprint", "wq.grid", "wq.host", "wq.pid", "wq.error"
+JOB = "wq.slurm_job"
 COMMAND = "wq.command"
 PARENT_VARIABLE = "WQ_PARENT_RUN"
 
@@ -220,6 +222,8 @@ class Store:
 
     def create_run(self, name: str, tags: dict[str, str], parent: str | None = None) -> str:
         own = {NAME: name, HOST: socket.gethostname(), PID: str(os.getpid()), SOURCE: "wq"}
+        if slurm.own_id():
+            own[JOB] = slurm.own_id()
         if parent:
             own[PARENT] = parent
         return self.client.create_run(self.experiment_id, tags=own | tags).info.run_id
@@ -290,7 +294,8 @@ class Store:
         return run_id
 
     def close_stale(self) -> int:
-        """Mark runs as KILLED whose process on this machine is gone: a killed job cannot do that itself."""
+        """Mark runs as KILLED whose process on this machine, or whose Slurm job, is gone: a killed job cannot
+        do that itself."""
         running = self.client.search_runs([self.experiment_id], "attributes.status = 'RUNNING'")
         return sum(self._close(run.info.run_id) for run in running if is_dead(run.data.tags))
 
@@ -306,7 +311,7 @@ class Store:
 
 
 def is_dead(tags: dict[str, Any]) -> bool:
-    """Whether a run's process, if it was one of this machine, is gone."""
-    if tags.get(HOST) != socket.gethostname() or not tags.get(PID, "").isdigit():
-        return False
-    return not psutil.pid_exists(int(tags[PID]))
+    """Whether a run's process, if it was one of this machine or of a Slurm job, is gone."""
+    if tags.get(HOST) == socket.gethostname() and tags.get(PID, "").isdigit():
+        return not psutil.pid_exists(int(tags[PID]))
+    return JOB in tags and slurm.is_gone(tags[JOB])
