@@ -104,3 +104,7 @@ def test_a_job_that_smooths_leaves_and_records_what_it_chose(wq: Run, tmp_path: 
     for name in (OUTLIERS, OUTLIERS_PICTURE):
         (recorded,) = (tmp_path / "mlruns").rglob(name)
         assert recorded.read_bytes() == (tmp_path / "job" / name).read_bytes()
+        (tmp_path / "job" / name).unlink()
+    again = wq("activation=int8_tensor", "smoothquant=search", "smoothquant.scope=layer", *settings)
+    assert "from the store" in again.stdout
+    assert all((tmp_path / "job" / name).is_file() for name in (OUTLIERS, OUTLIERS_PICTURE))

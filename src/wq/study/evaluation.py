@@ -54,6 +54,8 @@ def obtain(job: Job, directory: Path, reference: Outcome | None = None) -> Outco
         # The same numbers under this job's own names: the model may have been called otherwise before
         row = job.store.read_result(found) | spec_columns(job.spec) | {"command": job.command}
         outcome = Outcome(row, job.store.read_transcripts(found), reused=True)
+        for name in results.DIAGNOSIS if job.spec.smoothquant else ():
+            results.write_whole(directory / name, job.store.artifact(found, name).read_bytes())
     write_files(directory, outcome)
     return outcome
 

@@ -11,15 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from wq.study.config import DatasetConfig
-from wq.study.results import (
-    OUTLIERS,
-    OUTLIERS_PICTURE,
-    RESULT,
-    TRANSCRIPTS,
-    Row,
-    read_rows,
-    write_whole,
-)
+from wq.study.results import DIAGNOSIS, RESULT, TRANSCRIPTS, Row, read_rows, write_whole
 from wq.study.spec import Spec
 from wq.study.tracking import COMMAND, FINGERPRINT, Store
 
@@ -60,7 +52,7 @@ def record(
     metrics = {name: row[name] for name in METRICS if row.get(name) is not None}
     table = directory / TABLE
     write_table(directory / TRANSCRIPTS, table)
-    diagnosis = [directory / name for name in (OUTLIERS, OUTLIERS_PICTURE) if spec.smoothquant]
+    diagnosis = [directory / name for name in DIAGNOSIS if spec.smoothquant]
     files = [directory / RESULT, directory / TRANSCRIPTS, *diagnosis]
     store.record(run_id, parameters(spec, columns, row), metrics, files, [table])
     table.unlink()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 RESULT, TRANSCRIPTS, REFERENCE, ERROR = "result.json", "transcripts.jsonl", "reference.json", "error.txt"
-OUTLIERS, OUTLIERS_PICTURE = "activation_outliers.csv", "activation_outliers.png"  # of a job that smooths
+DIAGNOSIS = OUTLIERS, OUTLIERS_PICTURE = "activation_outliers.csv", "activation_outliers.png"  # of smoothing
 
 Row = dict[str, Any]
 
@@ -71,7 +71,7 @@ def write_failure(directory: Path, error: Exception) -> None:
 
 def forget(sweep: Path) -> None:
     """Remove what an earlier grid in the same directory left: its points are not this one's."""
-    for name in (RESULT, TRANSCRIPTS, REFERENCE, ERROR, OUTLIERS, OUTLIERS_PICTURE):
+    for name in (RESULT, TRANSCRIPTS, REFERENCE, ERROR, *DIAGNOSIS):
         for path in sweep.glob(f"[0-9]*/{name}"):
             path.unlink()
 
