@@ -191,6 +191,7 @@ def test_the_peak_is_what_torch_allocates(geometry, batch, monkeypatch):
     with_copies = peak_allocation(lambda: decode(geometry, 4, batch))
     monkeypatch.setattr(greedy, "fast_products", nullcontext)
     plain = peak_allocation(lambda: decode(geometry, 4, batch))
+    print(f"predicted {predicted:,}, torch {plain:,}, with the faster products {with_copies:,} bytes")
     assert predicted == pytest.approx(plain, rel=0.01)
     assert predicted == pytest.approx(with_copies, rel=0.1)
 
@@ -198,7 +199,7 @@ def test_the_peak_is_what_torch_allocates(geometry, batch, monkeypatch):
 @pytest.mark.gpu
 @pytest.mark.parametrize("batch", [1, 8])
 def test_the_peak_on_a_gpu(batch):
-    model = random_model(TINY).to("cuda", torch.float16)
+    model = random_model.__wrapped__(TINY).to("cuda", torch.float16)
     features = torch.randn(batch, TINY.num_mel_bins, 3000, device="cuda", dtype=torch.float16)
     rules = Rules(tuple(range(TINY.prompt_length)), (), (), NEVER, 32)
     decode_greedily(model, features, rules)  # cuBLAS keeps a workspace from its first product on
@@ -206,7 +207,6 @@ def test_the_peak_on_a_gpu(batch):
     torch.cuda.reset_peak_memory_stats()
     decode_greedily(model, features, rules)
     measured = torch.cuda.max_memory_allocated()
-    random_model.cache_clear()
     predicted = footprint(TINY, workspace, None, workload(TINY, batch, tokens=32)).total
     assert predicted == pytest.approx(measured, rel=0.05)
 
