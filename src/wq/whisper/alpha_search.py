@@ -75,7 +75,7 @@ def disturbances(
     for alpha in CANDIDATES:
         factor = factors([fold], dict.fromkeys(names, seen.channel_max), {fold.name: alpha})
         inputs = inputs_of(readers, activations, seen, factor.get(fold.name))
-        with smoothed([fold], factor), quantized_weights(weights, share_tensor_scale), fast_products(len(x)):
+        with smoothed([fold], factor), quantized_weights(weights, share_tensor_scale), fast_products():
             outputs = [F.linear(inputs[layer.role].to(x), layer.weight) for layer in readers]
         yield sum(map(relative_error, outputs, expected))
 

@@ -21,6 +21,8 @@ from wq.whisper.onednn import fast_products
 
 # Of encoder input at a time on a CPU: enough for an efficient matrix product, few enough for its cache
 FRAMES_AT_ONCE = 1000
+# A decoder's step, or its prompt
+FEW_QUERIES = 8
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,20 @@ def keys_values(x: Tensor, attention: Any) -> tuple[Tensor, Tensor]:
 def attend(x: Tensor, attention: Any, keys: Tensor, values: Tensor, *, causal: bool = False) -> Tensor:
     """The attention's output for the inputs x of its queries."""
     queries = heads(attention.q_proj(x), attention)
-    mixed = F.scaled_dot_product_attention(queries, keys, values, is_causal=causal, scale=attention.scaling)
+    mixing = (
+        mix_few if x.device.type == "cpu" and x.shape[1] <= FEW_QUERIES else F.scaled_dot_product_attention
+    )
+    mixed = mixing(queries, keys, values, is_causal=causal, scale=attention.scaling)
     return attention.out_proj(mixed.transpose(1, 2).reshape(x.shape))
+
+
+def mix_few(queries: Tensor, keys: Tensor, values: Tensor, *, is_causal: bool, scale: float) -> Tensor:
+    """`scaled_dot_product_attention` with the same bits for a row whatever other rows there are: in torch's
+    own for few queries they depend on the thread that computes it."""
+    weights = (queries * scale) @ keys.mT
+    if is_causal:
+        weights += torch.full(weights.shape[-2:], float("-inf")).triu_(1)
+    return torch.softmax(weights, -1) @ values
 
 
 def feed_forward(x: Tensor, layer: Any) -> Tensor:
@@ -128,7 +142,7 @@ class Batch:
         self.audio = empty_caches(self.decoder, "cross", rows, frames, kv_cache)
         self.text = empty_caches(self.decoder, "self", rows, positions, kv_cache)
         at_once = max(FRAMES_AT_ONCE // frames, 1) if features.device.type == "cpu" else rows
-        with fast_products(at_once * frames):
+        with fast_products():
             for row in range(0, rows, at_once):
                 if place:
                     place.rows, place.position = range(row, min(row + at_once, rows)), 0
@@ -194,7 +208,7 @@ def decode_greedily(
     tokens, position = torch.tensor(rules.prompt, device=device).repeat(rows, 1), 0
     for count in range(rules.limit):
         place.rows, place.position = unfinished, position
-        with fast_products(tokens.numel()):
+        with fast_products():
             logits = model.proj_out(batch.step(tokens, position))
         position += tokens.shape[1]
         logits.index_fill_(1, always if count else first, float("-inf"))
