@@ -1,6 +1,6 @@
 """How long `wq report` takes over a store of many runs: benchmarks/report.py [RUNS [UTTERANCES]]
 
-The points are made up, their errors drawn at random; the store, the transcripts and the command line are real.
+The points are made up, their errors drawn at random; store, transcripts and command line are real.
 Everything goes into build/report-RUNS-UTTERANCES, where a second call finds the store again.
 """
 

@@ -69,8 +69,10 @@ def test_a_grid_and_the_same_grid_again_and_one_more_format(wq: Run, tmp_path: P
     assert child.data.metrics["wer"] == row["wer"]
     assert {a.path for a in store.client.list_artifacts(child.info.run_id)} == {
         "result.json",
+        "transcripts.json",
         "transcripts.jsonl",
     }
+    assert child.inputs.dataset_inputs[0].dataset.name.startswith("commands ")
 
     again = wq(*GRID_COMMAND)
     assert again.returncode == 0, again.stderr

@@ -32,12 +32,15 @@ const without = (column) => (row) => {
   return [weightsOf(row), ...others.map(([key, title]) => title + plain(row[key]))].join(", ");
 };
 
+// How many of the other settings a point leaves alone.
+const unquantized = (row) => ["activation", "kv_cache", "smoothquant"].filter((key) => ["", "none"].includes(plain(row[key]))).length;
+
 const PANEL = { width: 210, height: 150, left: 34, right: 10, top: 22, bottom: 30 };
 
 function groupPanels(rows, look, onOpen) {
   const grouped = rows.filter((row) => row.granularity === "group" && isNumber(row.group));
   const kinds = distinct(grouped.map((row) => keyOf(row, "format", "group")));
-  const usual = kinds.map((kind) => grouped.filter((row) => keyOf(row, "format", "group") === kind)).sort((a, b) => b.length - a.length)[0] || [];
+  const usual = kinds.map((kind) => grouped.filter((row) => keyOf(row, "format", "group") === kind)).sort((a, b) => b.length - a.length || unquantized(b[0]) - unquantized(a[0]))[0] || [];
   const formats = distinct(usual.map((row) => row.format)).filter((format) => distinct(usual.filter((row) => row.format === format).map((row) => row.group)).length > 1);
   if (!formats.length) return null;
   const drawnRows = usual.filter((row) => formats.includes(row.format));

@@ -43,7 +43,7 @@ const swatch = (shape, colour) => drawn("svg", { viewBox: "-8 -8 16 16", class: 
 function legend(rows, hidden, change) {
   const items = [
     ...distinct(rows.map((row) => plain(row.format))).sort().map((format) => ["format", format, 0, look(rows.find((row) => plain(row.format) === format)).colour]),
-    ...distinct(rows.map((row) => plain(row.activation) || "none")).map((activation) => ["activation", activation, activations.indexOf(activation), "var(--muted)"]),
+    ...activations.filter((activation) => rows.some((row) => (plain(row.activation) || "none") === activation)).map((activation) => ["activation", activation, activations.indexOf(activation), "var(--muted)"]),
   ];
   const several = (kind) => items.filter(([other]) => other === kind).length > 1;
   const entries = items.filter(([kind]) => several(kind)).map(([kind, value, shape, colour]) => {
