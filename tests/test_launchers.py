@@ -188,7 +188,7 @@ def test_what_slurm_says_is_read():
 
 
 MISTAKES = {
-    "detach=true": "detach=true needs a cluster that takes the jobs; give hydra/launcher=slurm",
+    "+detach=true": "detach=true needs a cluster that takes the jobs; give hydra/launcher=slurm",
     "chunk=0 hydra/launcher=slurm": "chunk=0 must be at least 1; give a positive number",
     "hydra/launcher=slurm": 'Slurm takes no jobs (Could not detect "srun"',
     "hydra/launcher=slurm hydra.launcher.partion=gpu": "Key 'partion' is not in struct",
