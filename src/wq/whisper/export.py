@@ -13,6 +13,7 @@ from torch import Tensor
 
 from wq.numerics.effective import Quantizer
 from wq.numerics.fake_quant import NonFiniteError, Quantized, quantize
+from wq.numerics.storage import storage
 from wq.whisper import compressed, packed
 from wq.whisper.compressed import LayoutError
 from wq.whisper.layers import Layer
@@ -121,13 +122,14 @@ def assemble(
     stored: dict[str, Tensor] = {}
     counted = 0
     for layer, quantized in codes(plan, share_tensor_scale):
-        parts = packed.tensors(f"{layer.name}.weight", quantized)
-        counted += total_bytes(parts)
+        counted += storage(layer.matrix_shape, *quantized.effective.quantizer).bytes
         if how:
             found = compressed.tensors(quantized, how[layer.role])
             if ranges and layer.name in ranges:
                 found |= compressed.input_tensors(activations[layer.role], ranges[layer.name][1])
             parts = {f"{layer.name}.{name}": tensor for name, tensor in found.items()}
+        else:
+            parts = packed.tensors(f"{layer.name}.weight", quantized)
         stored |= {name: tensor.cpu() for name, tensor in parts.items()}
     extra = total_bytes(stored) - counted
     others, rounded = plain_tensors(whisper, {f"{layer.name}.weight" for layer, _ in plan}, rest)
