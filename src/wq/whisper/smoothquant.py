@@ -107,11 +107,14 @@ def factors(
 
     All of them are of the weights as they are now, so that they depend on no order.
     """
-    chosen = [(fold, alpha) for fold in folds if (alpha := alphas[fold.name]) is not None]
-    return {
-        fold.name: factor(channel_max[fold.consumers[0].name], weight_amax(fold), alpha)
-        for fold, alpha in chosen
-    }
+    found = {}
+    for fold in folds:
+        alpha = alphas[fold.name]
+        if alpha is not None:
+            columns = weight_amax(fold)
+            maxima = channel_max[fold.consumers[0].name].to(columns.device)
+            found[fold.name] = factor(maxima, columns, alpha)
+    return found
 
 
 @contextmanager
