@@ -10,10 +10,11 @@ from wq.numerics.fake_quant import NonFiniteError
 from wq.study.audio import DataError
 from wq.study.datasets import Speech
 from wq.study.outliers import ChannelMaxima, channel_maxima
-from wq.study.spec import Spec
+from wq.study.spec import DECODING_VERSION, NUMERICS_VERSION, Spec
 from wq.whisper.activation import Range, quantized_activations
 from wq.whisper.alpha_search import search
 from wq.whisper.calibration import Observed, observe
+from wq.whisper.calibration_cache import cached
 from wq.whisper.decode import SAMPLING_RATE, NonFiniteUtterance
 from wq.whisper.kv_cache import KVQuantizer
 from wq.whisper.layers import Layer, assign, walk
@@ -70,7 +71,9 @@ def quantized(
                 smoothed_by(whisper, spec, state.plan, statistics(whisper, spec, calibration, batch_size))
             )
         if any(each.quantizer.is_static for each in spec.activations) or (cache and cache.is_static):
-            observed = statistics(whisper, spec, calibration, batch_size)
+            observed = statistics(
+                whisper, spec, calibration, batch_size, is_smoothed=spec.smoothquant is not None
+            )
             state.ranges = activation_ranges(layers, spec, observed)
         if cache:
             state.kv_cache = KVQuantizer(cache, {name: each.output_amax for name, each in observed.items()})
@@ -106,11 +109,32 @@ def smoothed_by(
 
 
 def statistics(
-    whisper: Whisper, spec: Spec, calibration: Speech | None, batch_size: int
+    whisper: Whisper, spec: Spec, calibration: Speech | None, batch_size: int, *, is_smoothed: bool = False
 ) -> dict[str, Observed]:
-    """What the layers read while the model, as it now is, transcribes the calibration speech."""
+    """What the layers read while the model, as it was loaded or smoothed as the spec says, transcribes the
+    calibration speech; from the cache where they have been seen to do so before."""
     if calibration is None:
         raise DataError(f"{spec.point} needs calibration and was given no speech; name a calibration split")
+    key = {
+        "model": spec.model.content_hash,
+        "speech": calibration.content_hash,
+        "language": spec.decoding_language,
+        "max_new_tokens": spec.max_new_tokens,
+        "smoothing": smoothing_key(spec) if is_smoothed else None,
+        "versions": [NUMERICS_VERSION, DECODING_VERSION],
+    }
+    return cached(key, lambda: observed_on(whisper, spec, calibration, batch_size))
+
+
+def smoothing_key(spec: Spec) -> str:
+    """What the smoothing factors follow from, beside the model and its statistics."""
+    searched = spec.smoothquant is not None and spec.smoothquant.method == "search"
+    for_what = (spec.weights, spec.activations, spec.share_tensor_scale) if searched else ()
+    return repr((spec.smoothquant, *for_what))
+
+
+def observed_on(whisper: Whisper, spec: Spec, calibration: Speech, batch_size: int) -> dict[str, Observed]:
+    """Raises NonFiniteError that names the utterance."""
     try:
         return observe(
             whisper,

@@ -19,11 +19,11 @@ from wq.whisper.greedy import Place
 from wq.whisper.layers import Layer, walk
 from wq.whisper.model import Whisper
 
-# Magnitudes are counted by their float32 bits: exponent and the first ten bits of the mantissa, so that a bin
-# is at most a thousandth wide, whatever the values' range, and nothing need be known of it beforehand.
-MANTISSA_BITS = 10
+# Magnitudes are counted by their float32 bits: exponent and the first nine bits of the mantissa, so that a
+# bin is at most 0.2 % wide, whatever the values' range, and nothing need be known of it beforehand.
+MANTISSA_BITS = 9
 DROPPED_BITS = 23 - MANTISSA_BITS
-EXPONENTS = (-24, 17)  # smaller magnitudes are counted in the first bin, with zero; larger ones in the last
+EXPONENTS = (-20, 17)  # smaller magnitudes are counted in the first bin, with zero; larger ones in the last
 FIRST_BIN = (EXPONENTS[0] + 127) << MANTISSA_BITS
 BINS = (EXPONENTS[1] - EXPONENTS[0]) << MANTISSA_BITS
 
