@@ -1,9 +1,11 @@
 """Grids in several processes of this machine, what becomes of them when something is killed, and how far they
 are. tests/test_slurm.py has the cluster."""
 
+import contextlib
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -17,7 +19,6 @@ from tests.conftest import Run
 from wq.study import progress, slurm
 from wq.study.processes import run_in_processes
 from wq.study.progress import PLAN, look
-from wq.study.tracking import Store
 
 GRID = ("format=int4,nvfp4", "group=32,128", "limit=8", "resamples=200")
 POINTS = ("fp32", "int4-g32", "int4-g128", "nvfp4-g32", "nvfp4-g128")
@@ -41,10 +42,13 @@ def numbers(sweep: Path) -> dict[str, tuple[dict, str]]:
 
 
 def runs(directory: Path) -> list[tuple[str, str]]:
-    """Names and statuses of the store's runs; a grid's own run is named after its settings."""
-    store = Store(f"sqlite:///{directory}/mlflow.db", "wq")
-    found = store.client.search_runs([store.experiment_id])
-    return [(run.data.tags["mlflow.runName"], run.info.status) for run in found]
+    """Names and statuses of the store's runs; a grid's own run is named after its settings. From the file, as
+    this is asked while jobs are at it."""
+    with contextlib.closing(sqlite3.connect(f"file:{directory}/mlflow.db?mode=ro", uri=True)) as store:
+        try:
+            return store.execute("SELECT name, status FROM runs").fetchall()
+        except sqlite3.OperationalError:  # not there yet
+            return []
 
 
 def finished(directory: Path) -> list[str]:
@@ -61,6 +65,8 @@ def launch(directory: Path, *arguments: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # where the tests run in the background of a shell, it would be ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
 
 

@@ -114,7 +114,8 @@ def _state_in_slurm(sweep: Path, job: str, jobs: dict[str, slurm.State], begun: 
         return ("running", name) if begun else ("waiting", f"its turn in {name}, which runs")
     if state.is_active:
         return "waiting", f"{name} is {state.name}" + (f" ({state.reason})" if state.reason else "")
-    last = slurm.last_words(sweep / slurm.FOLDER / job)
+    explained = state.name in ("CANCELLED", "TIMEOUT")
+    last = "" if explained else slurm.last_words(sweep / slurm.FOLDER / job)
     return "missing", f"{name} ended as {state.name}" + (f": {last}" if last else "")
 
 
