@@ -1,9 +1,10 @@
 """What several tests share: the shipped model and speech, and the real command line in an empty directory."""
 
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ REPOSITORY = Path(__file__).parents[1]
 REAL = REPOSITORY.parent / "shared" / "real"
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
+Launch = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture
@@ -37,6 +39,36 @@ def wq(tmp_path: Path) -> Run:
         )
 
     return run
+
+
+@pytest.fixture
+def launch(tmp_path: Path) -> Iterator[Launch]:
+    """`python -m wq.main ARGUMENTS`, begun in an empty directory; at the test's end nothing of it is left."""
+    begun = []
+
+    def begin(*arguments: str) -> subprocess.Popen[str]:
+        inherited = {
+            name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW", "WQ"))
+        }
+        process = subprocess.Popen(
+            [sys.executable, "-m", "wq.main", *arguments],
+            cwd=tmp_path,
+            env=inherited | {"HF_HUB_OFFLINE": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            # where the tests run in the background of a shell, it would be ignored
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+        begun.append(process)
+        return process
+
+    yield begin
+    for process in begun:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def plan(layers, format: str, granularity: str = "group", group: int | None = None):

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.conftest import Run
+from tests.conftest import Launch, Run
 from wq.study import progress, slurm
 from wq.study.processes import run_in_processes
 from wq.study.progress import PLAN, look
@@ -55,21 +55,6 @@ def finished(directory: Path) -> list[str]:
     return sorted(name for name, status in runs(directory) if status == "FINISHED" and "=" not in name)
 
 
-def launch(directory: Path, *arguments: str) -> subprocess.Popen[str]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW", "WQ"))}
-    return subprocess.Popen(
-        [sys.executable, "-m", "wq.main", *arguments],
-        cwd=directory,
-        env=environment | {"HF_HUB_OFFLINE": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        # where the tests run in the background of a shell, it would be ignored
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
-
-
 def until(condition: Callable[[], object], seconds: float = 200) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -95,8 +80,8 @@ def test_processes_give_the_same_numbers_as_one(wq: Run, tmp_path: Path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["basic", "joblib"])
-def test_an_interrupted_grid_leaves_no_process_and_no_open_run(tmp_path: Path, launcher: str):
-    grid = launch(tmp_path, "-m", *GRID, "limit=300", "batch_size=2", f"hydra/launcher={launcher}")
+def test_an_interrupted_grid_leaves_no_process_and_no_open_run(launch: Launch, tmp_path: Path, launcher: str):
+    grid = launch("-m", *GRID, "limit=300", "batch_size=2", f"hydra/launcher={launcher}")
     until(lambda: (tmp_path / "mlflow.db").exists() and ("fp32", "RUNNING") in runs(tmp_path))
     time.sleep(2)  # into the transcription
     left = workers(grid)
@@ -112,9 +97,9 @@ def test_an_interrupted_grid_leaves_no_process_and_no_open_run(tmp_path: Path, l
 
 
 @pytest.mark.slow
-def test_a_process_that_dies_takes_one_point_with_it(wq: Run, tmp_path: Path):
+def test_a_process_that_dies_takes_one_point_with_it(wq: Run, launch: Launch, tmp_path: Path):
     command = ("-m", *GRID, "limit=60", "batch_size=2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
-    grid = launch(tmp_path, *command)
+    grid = launch(*command)
     until(lambda: list(tmp_path.glob("multirun/*/*/1/.hydra")))
     workers(grid)[0].kill()
     _, stderr = grid.communicate(timeout=300)

@@ -14,8 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.conftest import Run
-from tests.test_launchers import GRID, POINTS, finished, launch, numbers, runs, sweep_of, until
+from tests.conftest import Launch, Run
+from tests.test_launchers import GRID, POINTS, finished, numbers, runs, sweep_of, until
 from wq.study.tracking import HOST, JOB, PID, is_dead
 
 pytestmark = pytest.mark.slurm
@@ -160,9 +160,9 @@ def test_a_grid_that_is_left_to_itself(cluster: None, wq: Run, tmp_path: Path):
     until(lambda: {status for _, status in runs(tmp_path)} == {"FINISHED"}, 30)
 
 
-def test_killed_jobs_are_noticed_told_and_repaired(cluster: None, wq: Run, tmp_path: Path):
+def test_killed_jobs_are_noticed_told_and_repaired(cluster: None, wq: Run, launch: Launch, tmp_path: Path):
     command = ("-m", *GRID, "limit=60", "batch_size=2", *SLURM)
-    grid = launch(tmp_path, *command)
+    grid = launch(*command)
     for number in (0, 1):
         until(lambda: list(tmp_path.glob(f"multirun/*/*/{number}/.hydra")))  # noqa: B023
     sweep = sweep_of(tmp_path)
@@ -190,9 +190,9 @@ def test_killed_jobs_are_noticed_told_and_repaired(cluster: None, wq: Run, tmp_p
     assert "RUNNING" not in {status for _, status in runs(tmp_path)}
 
 
-def test_a_job_over_its_time_goes_on_where_it_was(cluster: None, wq: Run, tmp_path: Path):
+def test_a_job_over_its_time_goes_on_where_it_was(cluster: None, wq: Run, launch: Launch, tmp_path: Path):
     limits = ("hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=1")
-    grid = launch(tmp_path, "-m", *GRID, "limit=200", "batch_size=1", "chunk=4", *SLURM, *limits)
+    grid = launch("-m", *GRID, "limit=200", "batch_size=1", "chunk=4", *SLURM, *limits)
     until(lambda: "BeginTime" in asked("squeue", "-h", "-o", "%r"), 200)
     job = asked("squeue", "-h", "-o", "%A").strip()
     before = {path: path.stat().st_mtime_ns for path in sweep_of(tmp_path).glob("?/result.json")}
