@@ -604,6 +604,7 @@ def test_the_command_writes_a_checkpoint_and_says_what_it_holds(wq, tmp_path):
     [
         (("format=int4",), "out is missing; give out=DIR"),
         (("format=int4,int8", "out=out"), "these settings make 2 points, and wq export writes one"),
+        (("out=out", "layout=gguf"), "layout=gguf is unknown; choose one of auto, compressed-tensors, wq"),
         (("out=out", "overwrite=perhaps"), "overwrite=perhaps is neither true nor false"),
     ],
 )

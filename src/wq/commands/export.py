@@ -37,7 +37,7 @@ def export(arguments: list[str]) -> None:
     from wq.study.config import ConfigurationError, compose
     from wq.study.job import prepare
     from wq.study.points import split_settings
-    from wq.whisper.target import check_target
+    from wq.whisper.target import LAYOUTS, RESTS, check_target
 
     names = ("out", "layout", "rest", "overwrite", "result")
     given, overrides = split_settings(arguments, dict.fromkeys(names, str))
@@ -45,6 +45,11 @@ def export(arguments: list[str]) -> None:
     overwrite = settings.pop("overwrite", "false")
     if overwrite not in ("true", "false"):
         raise ConfigurationError(f"overwrite={overwrite} is neither true nor false; give one of them")
+    for name, choices in (("layout", LAYOUTS), ("rest", RESTS)):
+        if settings.get(name, choices[0]) not in choices:
+            raise ConfigurationError(
+                f"{name}={settings[name]} is unknown; choose one of {', '.join(choices)}"
+            )
     if "out" not in settings:
         raise ConfigurationError("out is missing; give out=DIR, the checkpoint's new directory")
     configs = compose(overrides)

@@ -20,10 +20,9 @@ from wq.whisper.layers import Layer
 from wq.whisper.model import PACKED, Whisper
 from wq.whisper.quantize import fused_ranges
 from wq.whisper.schemes import Activation
-from wq.whisper.target import CARD, COMPANIONS, CONFIG, beside, check_target
+from wq.whisper.target import CARD, COMPANIONS, CONFIG, LAYOUTS, RESTS, beside, check_target
 
-LAYOUTS = ("auto", "compressed-tensors", "wq")
-REST_DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
+REST_DTYPES = dict(zip(RESTS, (torch.float16, torch.float32), strict=True))
 GENERATION = "generation_config.json"
 Plan = Sequence[tuple[Layer, Quantizer]]
 

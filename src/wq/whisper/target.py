@@ -13,6 +13,8 @@ from safetensors import SafetensorError
 
 from wq.whisper.model import FILES, WEIGHTS
 
+LAYOUTS = ("auto", "compressed-tensors", "wq")
+RESTS = ("fp16", "fp32")  # dtypes of what is not quantized
 CARD, CONFIG = "README.md", "config.json"
 COMPANIONS = tuple(name for name in FILES if name not in (*WEIGHTS, CONFIG))
 
