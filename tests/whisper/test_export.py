@@ -625,7 +625,10 @@ def test_the_card_has_the_word_error_rate_of_the_stored_run(wq, tmp_path):
     # a checkpoint as any other: its weights are those of the point, so it transcribes alike
     ended = wq("model.path=nf4", "format=fp32", "limit=4", "batch_size=4")
     assert ended.returncode == 0, ended.stderr
-    result = next(tmp_path.glob("outputs/**/result.json"))
-    again = wq("export", "format=int4", "limit=4", f"result={result}", "out=int4", module="wq")
+    results = list(tmp_path.glob("outputs/**/result.json"))
+    rows = [json.loads(path.read_text()) for path in results]
+    errors = {(row["model"], row["point"]): row["wer"] for row in rows}
+    assert errors["nf4", "fp32"] == errors["nano", "nf4-g64"]
+    again = wq("export", "format=int4", "limit=4", f"result={results[0]}", "out=int4", module="wq")
     assert again.returncode == 1
     assert "give this point's result.json" in again.stderr
