@@ -404,12 +404,20 @@ def test_hostile_text_stays_text(tmp_path):
     assert all(" ".join(text.split()) in result.text["bdi"] for text in HOSTILE)
 
 
-ODD = [None, math.nan, -math.inf, -1, 0, "text", "", True, [], {"a": math.nan}, 1e308, 10**400]
+ODD = [None, math.nan, -math.inf, -1, 0, "text", "", True, [], [[1], [1, 2]], {"a": math.nan}, 1e308, 10**400]
 
 
 def test_odd_values_are_no_crash(tmp_path):
     columns = [name for name in row("fp32", 1, 1) if name != "status"]
-    columns += [*against_reference(0, 0, 0), "bits_per_weight", "group", "seed", "repetition_loops"]
+    columns += [
+        *against_reference(0, 0, 0),
+        "utterance_errors",
+        "role_bytes",
+        "bits_per_weight",
+        "group",
+        "seed",
+        "repetition_loops",
+    ]
     rows = [row("fp32", 11.2, 0.05), {}, {"status": "failed"}]
     for odd in ODD:
         rows += [row("int4", 1, 0.06) | {column: odd} for column in columns if column not in SCENE]

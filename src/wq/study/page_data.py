@@ -143,7 +143,7 @@ def worst_utterances(errors: np.ndarray, base: np.ndarray | None) -> list[int]:
     return [int(n) for n in order if errors[n] > 0][:WORST]
 
 
-def _utterance(lines: Sequence[str], n: int) -> Row | None:
+def _utterance(lines: Sequence[bytes], n: int) -> Row | None:
     try:
         utterance = json.loads(lines[n])
         return utterance if isinstance(utterance["text"] + utterance["pred_text"], str) else None

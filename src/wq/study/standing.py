@@ -44,8 +44,12 @@ def read_errors(rows: Sequence[Row], transcripts: Mapping[str, Path]) -> Errors 
         if not isinstance(errors, list):
             found = first[1] if n == first[0] else read_transcripts(row, transcripts)
             errors = [line["errors"] for line in found if line.get("words") is not None]
-        if len(errors) == len(words) > 0 and all(isinstance(count, int) for count in errors):
-            of[n] = np.array(errors)
+        try:
+            counts = np.array(errors)
+        except ValueError:  # lists of several lengths
+            continue
+        if counts.dtype.kind == "i" and counts.shape == words.shape:
+            of[n] = counts
     return Errors(words, lines, of)
 
 
@@ -59,10 +63,11 @@ def read_transcripts(row: Row, transcripts: Mapping[str, Path]) -> list[Row]:
     return found if all(isinstance(each, dict) for each in found) else []
 
 
-def transcript_lines(row: Row, transcripts: Mapping[str, Path]) -> list[str]:
+def transcript_lines(row: Row, transcripts: Mapping[str, Path]) -> list[bytes]:
+    """One JSON object each, undecoded, as of many files few lines are looked at; none without a file."""
     try:
-        return transcripts[str(row.get("fingerprint"))].read_text(encoding="utf-8").split("\n")
-    except (KeyError, OSError, ValueError):
+        return transcripts[str(row.get("fingerprint"))].read_bytes().split(b"\n")
+    except (KeyError, OSError):
         return []
 
 

@@ -11,7 +11,7 @@ const COLUMNS = [
   number("wer_delta_p", "p", "two-sided, that nothing changed; not corrected for the number of points", 4),
   number("wer_delta_p_holm", "p Holm", "the same, corrected for the number of points", 4),
   number("wer_delta_mapsswe_p", "p MAPSSWE", "the matched-pairs test of NIST over segments; not corrected", 4, true),
-  { title: "Front", column: "front", meaning: "whether no other point is significantly better at no more bytes", read: (row) => row.front, text: (row) => row.front, setting: true },
+  { title: "Front", column: "front", meaning: "on: significantly better than every other point of no more bytes; off: another one of no more bytes is significantly better", read: (row) => row.front, text: (row) => row.front, setting: true },
   size("linear_bytes", "Linear MB", "linear layers with their scales, 10^6 bytes"),
   number("bits_per_weight", "Bits/weight", "of the linear layers, scales included", 3),
   size("model_bytes", "Model MB", "the whole checkpoint, 10^6 bytes"),
