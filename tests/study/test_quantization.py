@@ -82,6 +82,7 @@ def test_a_job_records_its_calibration(wq, tmp_path):
         (("dataset.calibration_split=nowhere",), "has no split nowhere"),
         (("activation.roles=[encoder.mpl]",), "role encoder.mpl matches no layer"),
         (("activation.roles=[embedding]",), "embedding is no linear layer"),
+        (("activation=nvfp4", "activation.calibrator=entropy"), "calibrator=entropy is for one symmetric"),
     ],
 )
 def test_what_cannot_be_calibrated_is_refused_in_one_line(wq, arguments, message):

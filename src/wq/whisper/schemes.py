@@ -47,6 +47,14 @@ class Activation:
     calibrator: str | None = None
     percentile: float | None = None
 
+    def __post_init__(self) -> None:
+        format, granularity = self.quantizer.format, self.quantizer.granularity
+        if self.calibrator == "entropy" and (granularity != "tensor" or format.is_asymmetric):
+            raise ValueError(
+                f"activation.calibrator=entropy is for one symmetric scale of a layer's input, which "
+                f"{format.name} with granularity={granularity} has not; choose max, percentile or mse"
+            )
+
     @property
     def is_static(self) -> bool:
         return has_static_range(self.quantizer)
