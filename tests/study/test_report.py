@@ -19,7 +19,7 @@ from wq.study.figures import HEIGHT, WIDTH, place_labels, size_axis, wer_axis
 from wq.study.page_data import page_data, together, worst_utterances
 from wq.study.report import format_line, format_table, write_report
 from wq.study.report_text import format_csv, format_markdown, format_tex
-from wq.study.scenes import SCENE, scenes
+from wq.study.scenes import SCENE, abridged, scenes
 from wq.study.selection import Selection, chosen
 
 HOSTILE = [
@@ -588,3 +588,15 @@ def test_models_on_the_same_test_set_are_shown_together():
     rows += [row("int8", 1, 0.1, model="c", split="other", reference_words=9)]
     assert together(scenes(rows)) == [("commands clean", [0, 2]), ("commands other", [1, 3])]
     assert together(scenes(rows[:2])) == []
+
+
+def test_long_names_keep_both_ends():
+    names = [
+        f"W4A8KV8 int4-g128 / int8-token / {cache} + smoothquant-{alpha}"
+        for cache in ("int8", "int4")
+        for alpha in (0.5, 0.8)
+    ]
+    lines = format_table(Selection([row(name, 1 + n, 0.1) for n, name in enumerate(names)])).split("\n")[2:6]
+    assert len({line.split("  ")[1] for line in lines}) == 4
+    assert abridged("abcdefgh", 8) == "abcdefgh"
+    assert [abridged("abcdefgh", width) for width in (7, 6, 3, 1)] == ["abc…fgh", "abc…gh", "a…h", "…"]

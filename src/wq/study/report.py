@@ -12,6 +12,7 @@ from wq.study.results import write_whole
 from wq.study.scenes import (
     Row,
     Scene,
+    abridged,
     decimal,
     interval,
     is_finished,
@@ -105,7 +106,7 @@ def scene_marks(scene: Scene) -> "list[Mark]":
 
     return [
         Mark(
-            name=shortened(name(row), NAME_WIDTH),
+            name=abridged(name(row), NAME_WIDTH),
             format=shortened(str(row.get("format") or "unknown"), NAME_WIDTH),
             activation=shortened(str(row.get("activation") or "none"), NAME_WIDTH),
             size=(number(row, scene.size_column) or 0) / 1e6,
@@ -191,7 +192,7 @@ def format_line(row: Row) -> str:
 
 
 def _fit(text: str, width: int) -> str:
-    return _plain(shortened(text, width)).ljust(width)
+    return _plain(abridged(text, width)).ljust(width)
 
 
 def _plain(text: str) -> str:

@@ -206,6 +206,14 @@ def shortened(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
+def abridged(text: str, width: int) -> str:
+    """Its beginning and its end: names of points differ in either."""
+    if len(text) <= width:
+        return text
+    half = (width - 1) // 2
+    return f"{text[: width - 1 - half]}…{text[len(text) - half :]}"
+
+
 def percent(value: float | None, signed: bool = False, digits: int = 2) -> str:
     """A fraction as a percentage, without the sign: 0.0566 is 5.66."""
     return decimal(None if value is None else 100 * value, digits, signed)

@@ -166,7 +166,7 @@ class Chart {
       ? this.fronts.filter(({ points }) => points.length).map(({ name, points }) => ({ text: name, ...points[0] }))
       : shown.filter((point) => point.onFront || point.row.is_reference).map((point) => ({ text: nameOf(point.row), ...point }));
     return named.slice(0, 40).flatMap(({ text, left, top }) => {
-      const label = shortened(text, 28);
+      const label = abridged(text, 32);
       const wide = 6.4 * label.length;
       for (const [dx, dy] of [[9, -9], [9, 14], [-9 - wide, -9], [-9 - wide, 14], [-wide / 2, -14], [-wide / 2, 22], [9, -22], [9, 26]]) {
         const box = [left + dx, top + dy - 10, left + dx + wide, top + dy + 3];

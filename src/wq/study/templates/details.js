@@ -54,7 +54,7 @@ function utterances(row, scene) {
 function utterance([which, errors, own, reference], row) {
   const [id, words, count] = report.utterances[which];
   const before = reference && !row.is_reference ? `, ${reference[0]} at full precision` : "";
-  const names = ["reference", reference && !row.is_reference ? "full precision" : null, shortened(nameOf(row), 24)].filter(Boolean);
+  const names = ["reference", reference && !row.is_reference ? "full precision" : null, abridged(nameOf(row), 32)].filter(Boolean);
   const heard = [reference && !row.is_reference ? report.hypotheses[reference[1]] : null, report.hypotheses[own]].filter(Boolean);
   const labels = element("span", { class: "column labels" }, ...names.map((name) => element("span", {}, name)));
   return element("figure", { class: "utterance" },

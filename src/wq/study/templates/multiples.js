@@ -88,7 +88,7 @@ function matrix(title, note, rows, down, across, onOpen) {
   const rates = [...best.values()].map((row) => Math.log1p(100 * row.wer));
   const [low, high] = [Math.min(...rates), Math.max(...rates)];
   const tint = (row) => `--tint:${Math.round(4 + (46 * (Math.log1p(100 * row.wer) - low)) / (high - low || 1))}%`;
-  const body = lines.slice(0, MOST).map((line) => element("tr", {}, element("th", { scope: "row" }, shortened(line || "all", 48)),
+  const body = lines.slice(0, MOST).map((line) => element("tr", {}, element("th", { scope: "row" }, abridged(line || "all", 48)),
     ...columns.map((column) => {
       const row = cell(line, column);
       return row ? element("td", { style: tint(row), title: summary(row) }, element("button", { type: "button", onclick: () => onOpen(row) }, percent(row.wer))) : element("td", { class: "none" }, "");

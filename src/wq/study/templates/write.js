@@ -17,6 +17,9 @@ const interval = (row, column, write) =>
 const plain = (value) => (value === null || value === undefined ? "" : typeof value === "object" ? JSON.stringify(value) : String(value));
 const nameOf = (row) => String(row.point || row.fingerprint || "unnamed").split(/\s+/).join(" ");
 const shortened = (text, width) => (text.length <= width ? text : `${text.slice(0, width - 1)}…`);
+// Its beginning and its end: names of points differ in either.
+const abridged = (text, width) =>
+  text.length <= width ? text : `${text.slice(0, Math.ceil((width - 1) / 2))}…${text.slice(text.length - Math.floor((width - 1) / 2))}`;
 const distinct = (values) => [...new Set(values)];
 
 // element("a", { class: "b", onclick }, "text", another)
