@@ -170,7 +170,7 @@ def test_a_failing_job_leaves_the_others(wq: Run, tmp_path: Path):
     assert grid.returncode == 1
     assert "role decodr matches no layer" in grid.stderr
     assert "Traceback" not in grid.stderr
-    assert "int8@encoder" in grid.stdout
+    assert "int8-g128@encoder" in grid.stdout
     (sweep,) = sweeps(tmp_path)
     assert (sweep / "0" / "result.json").exists()
     assert (sweep / "report.html").exists()
