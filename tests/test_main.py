@@ -334,3 +334,10 @@ def test_help_lists_what_can_be_chosen(wq: Run):
     unknown = wq("raport", module="wq")
     assert unknown.returncode == 1
     assert unknown.stderr.startswith("error: wq raport is no command; choose one of")
+
+
+@pytest.mark.parametrize("arguments", ["--help", "size --help", "size details=true"])
+def test_nobody_has_to_read_to_the_end(arguments: str):
+    command = f"{sys.executable} -m wq {arguments} | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

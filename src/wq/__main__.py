@@ -25,13 +25,15 @@ def load(name: str):
 
 
 def main() -> None:
-    arguments = sys.argv[1:]
+    from wq.study.grid import run_plainly
+
     known = commands()
-    if not arguments or arguments[0] in ("-h", "--help"):
-        lines = (f"  {name:<10}{summary}" for name, summary in known.items())
-        print(USAGE.format(commands="\n".join(lines)))
+    lines = (f"  {name:<10}{summary}" for name, summary in known.items())
+    usage = USAGE.format(commands="\n".join(lines))
+    name, *rest = sys.argv[1:] or ["--help"]
+    if name in ("-h", "--help"):
+        run_plainly(lambda _: print(usage), usage)
         return
-    name, *rest = arguments
     if name not in known:
         print(f"error: wq {name} is no command; choose one of {', '.join(known)}", file=sys.stderr)
         sys.exit(1)

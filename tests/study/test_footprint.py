@@ -289,6 +289,7 @@ def test_wq_memory(tmp_path, capsys):
     [
         (["tokens=0"], "tokens=0"),
         (["tokens=many"], "tokens=many is no whole number"),
+        (["-m", "tokens=5"], "-m is no setting; give key=value"),
         (["beams=0"], "beams=0"),
         (["out=picture.gif"], r"\.png or \.svg"),
         (["kv_cache=int4", "kv_cache.block=0"], r"kv_cache\.block=0"),

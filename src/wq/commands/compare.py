@@ -1,6 +1,5 @@
 """Compare two runs: the difference, how sure it is, and which utterances changed how."""
 
-import sys
 from pathlib import Path
 
 from wq.study.grid import run_plainly
@@ -25,10 +24,7 @@ What is wrong stands between asterisks: *this* was not said, or not here, and fo
 
 
 def main() -> None:
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print(HELP)
-    else:
-        run_plainly(lambda: compare(sys.argv[1:]))
+    run_plainly(compare, HELP)
 
 
 def compare(arguments: list[str]) -> None:

@@ -1,6 +1,5 @@
 """What quantized models would cost on a device: a roofline estimate of time and bytes moved."""
 
-import sys
 from itertools import product
 from pathlib import Path
 
@@ -44,12 +43,9 @@ HEADER = (
 
 
 def main() -> None:
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        from wq.study.hardware import hardware_names
+    from wq.study.hardware import hardware_names
 
-        print(HELP.format(names=", ".join(hardware_names())))
-    else:
-        run_plainly(lambda: tell(sys.argv[1:]))
+    run_plainly(tell, HELP.format(names=", ".join(hardware_names())))
 
 
 def tell(arguments: list[str]) -> None:

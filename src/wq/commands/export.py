@@ -27,10 +27,7 @@ share_tensor_scale=true is for nvfp4 on engines that multiply q, k and v by one 
 
 
 def main() -> None:
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print(HELP)
-    else:
-        run_plainly(lambda: export(sys.argv[1:]))
+    run_plainly(export, HELP)
 
 
 def export(arguments: list[str]) -> None:

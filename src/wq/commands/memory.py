@@ -1,6 +1,5 @@
 """How much memory a quantized model takes, by formula: weights, keys and values, activations."""
 
-import sys
 from itertools import product
 from pathlib import Path
 
@@ -31,10 +30,7 @@ COLUMNS = ("weights", "self_attention", "cross_attention", "activations", "kv_ca
 
 
 def main() -> None:
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print(HELP)
-    else:
-        run_plainly(lambda: tell(sys.argv[1:]))
+    run_plainly(tell, HELP)
 
 
 def tell(arguments: list[str]) -> None:

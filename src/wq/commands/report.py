@@ -1,6 +1,5 @@
 """Build the comparison from the store: the table, and report.html with its pictures and tables."""
 
-import sys
 from pathlib import Path
 
 from wq.study.grid import run_plainly
@@ -20,10 +19,7 @@ results.tex, pareto.png and pareto.svg.
 
 
 def main() -> None:
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print(HELP)
-    else:
-        run_plainly(lambda: build(sys.argv[1:]))
+    run_plainly(build, HELP)
 
 
 def build(arguments: list[str]) -> None:

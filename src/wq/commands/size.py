@@ -1,6 +1,5 @@
 """The exact bytes of quantized models, from their configurations alone."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,10 +33,7 @@ COLUMNS = (
 
 
 def main() -> None:
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print(HELP)
-    else:
-        run_plainly(lambda: tell(sys.argv[1:]))
+    run_plainly(tell, HELP)
 
 
 def tell(arguments: list[str]) -> None:

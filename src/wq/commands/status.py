@@ -1,6 +1,5 @@
 """How far a grid is: what is done, running, waiting, failed or missing, and why."""
 
-import sys
 from pathlib import Path
 
 from wq.study.grid import run_plainly
@@ -14,15 +13,13 @@ The grid may be running, ended or killed, on this machine or on Slurm; this only
 
 
 def main() -> None:
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print(HELP)
-    else:
-        run_plainly(lambda: tell([Path(text) for text in sys.argv[1:]]))
+    run_plainly(tell, HELP)
 
 
-def tell(directories: list[Path]) -> None:
+def tell(arguments: list[str]) -> None:
     from wq.study import progress, results
 
+    directories = [Path(text) for text in arguments]
     newest = progress.newest()
     if not directories and newest is None:
         raise ValueError("no grid under multirun/; run one with python -m wq.main -m, or give its directory")

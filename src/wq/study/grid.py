@@ -67,9 +67,14 @@ def told(directory: Path | None = None) -> Iterator[None]:
     follows a grid."""
     try:
         yield
+        sys.stdout.flush()
     except Exception as error:
         from wq.study.results import one_line, write_failure
 
+        if isinstance(error, BrokenPipeError):  # who read the output has gone: what follows is for nobody
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            if directory is None:
+                return
         failures.append(error)
         print(f"error: {one_line(error)}", file=sys.stderr)
         if directory:
@@ -103,10 +108,14 @@ def _interrupt(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def run_plainly(command: Callable[[], None]) -> None:
-    """Run a subcommand, with errors as `run_application` has them."""
+def run_plainly(command: Callable[[list[str]], None], usage: str) -> None:
+    """Run a subcommand on its arguments, or say how it is used, with errors as `run_application` has them."""
+    arguments = sys.argv[1:]
     with told():
-        command()
+        if {"-h", "--help"} & set(arguments):
+            print(usage)
+        else:
+            command(arguments)
     leave(FULL_ERROR in os.environ, 1 if failures else 0)
 
 

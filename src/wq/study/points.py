@@ -68,7 +68,9 @@ def split_settings(
     overrides = []
     for text in arguments:
         key, equals, values = text.partition("=")
-        if not equals or key not in known:
+        if not equals and not text.startswith("~"):  # which takes a setting away
+            raise ValueError(f"{text} is no setting; give key=value, or key=value,value for a grid")
+        if key not in known:
             overrides.append(text)
             continue
         try:
