@@ -292,6 +292,7 @@ def test_wq_memory(tmp_path, capsys):
         (["-m", "tokens=5"], "-m is no setting; give key=value"),
         (["beams=0"], "beams=0"),
         (["out=picture.gif"], r"\.png or \.svg"),
+        (["csv="], "csv= is no file; give a name"),
         (["kv_cache=int4", "kv_cache.block=0"], r"kv_cache\.block=0"),
     ],
 )

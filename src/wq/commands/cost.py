@@ -1,7 +1,6 @@
 """What quantized models would cost on a device: a roofline estimate of time and bytes moved."""
 
 from itertools import product
-from pathlib import Path
 
 from wq.study.grid import run_plainly
 
@@ -52,10 +51,10 @@ def tell(arguments: list[str]) -> None:
     from wq.study.cost import estimate
     from wq.study.footprint import workload
     from wq.study.hardware import hardware_names, load_hardware
-    from wq.study.points import aligned, as_csv, compose_points, split_settings
+    from wq.study.points import aligned, as_csv, compose_points, split_settings, table_file
     from wq.study.results import write_whole
 
-    known = {"hardware": load_hardware, "tokens": int, "seconds": float, "csv": Path}
+    known = {"hardware": load_hardware, "tokens": int, "seconds": float, "csv": table_file}
     settings, overrides = split_settings(arguments, known)
     devices = settings.get("hardware") or [load_hardware(name) for name in hardware_names()]
     asked = devices, settings.get("tokens", [None]), settings.get("seconds", [None])

@@ -35,11 +35,11 @@ def main() -> None:
 
 def tell(arguments: list[str]) -> None:
     from wq.study.footprint import workload
-    from wq.study.points import aligned, as_csv, compose_points, split_settings
+    from wq.study.points import aligned, as_csv, compose_points, split_settings, table_file
     from wq.study.results import write_whole
 
     numbers = {name: kind for name, (kind, _) in WORKLOAD.items()}
-    settings, overrides = split_settings(arguments, numbers | {"csv": Path, "out": picture})
+    settings, overrides = split_settings(arguments, numbers | {"csv": table_file, "out": picture})
     asked = [settings.get(name, [default]) for name, (_, default) in WORKLOAD.items()]
     entries = []
     for point in compose_points(overrides):

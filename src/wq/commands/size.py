@@ -1,6 +1,5 @@
 """The exact bytes of quantized models, from their configurations alone."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wq.study.grid import run_plainly
@@ -37,10 +36,10 @@ def main() -> None:
 
 
 def tell(arguments: list[str]) -> None:
-    from wq.study.points import as_csv, compose_points, split_settings, truth
+    from wq.study.points import as_csv, compose_points, split_settings, table_file, truth
     from wq.study.results import write_whole
 
-    settings, overrides = split_settings(arguments, {"details": truth, "csv": Path})
+    settings, overrides = split_settings(arguments, {"details": truth, "csv": table_file})
     details = settings.get("details", [False])[-1]
     points = compose_points(overrides)
     print(of_one(points[0], details) if len(points) == 1 else of_many(points))

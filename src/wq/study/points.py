@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from wq.study.config import compose
@@ -87,6 +88,13 @@ def truth(value: str) -> bool:
     if value not in ("true", "false"):
         raise ValueError(f"details={value} is neither true nor false; give one of them")
     return value == "true"
+
+
+def table_file(value: str) -> Path:
+    path = Path(value)
+    if not value or path.is_dir():
+        raise ValueError(f"csv={value} is no file; give a name such as points.csv")
+    return path
 
 
 def aligned(header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
