@@ -234,6 +234,7 @@ MISTAKES = {
     "unknown key in a group": (["format.bits=4"], None, ["bits"]),
     "wrong type": (["group=many"], None, ["group", "many"]),
     "wrong type in a grid": (["-m", "group=32,many"], None, ["group", "many"]),
+    "-m in the midst": (["seed=1", "-m", "group=32,many"], None, ["group", "many"]),
     "negative group": (["group=-1"], None, ["group=-1 must be at least 1", "null"]),
     "no batch": (["batch_size=0"], None, ["batch_size=0 must be at least 1"]),
     "unknown granularity": (["granularity=row"], None, ["granularity=row", "tensor, channel, group"]),

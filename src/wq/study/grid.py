@@ -85,7 +85,9 @@ def run_application(application: Callable[[], None]) -> None:
     """Run the Hydra application. Errors are one line and exit code 1; a grid ends with its report, whatever
     happened."""
     # with a +, as Hydra has it for settings that a configuration may lack, these mean the same
-    sys.argv[1:] = [re.sub(r"^\+(?=detach=|chunk=)", "", text) for text in sys.argv[1:]]
+    arguments = [re.sub(r"^\+(?=detach=|chunk=)", "", text) for text in sys.argv[1:]]
+    # -m may stand anywhere: Hydra's parser takes no settings on both sides of an option
+    sys.argv[1:] = sorted(arguments, key=lambda text: text not in ("-m", "--multirun"))
     wants_traceback = FULL_ERROR in os.environ
     os.environ[FULL_ERROR] = "1"  # Hydra then raises errors of the configuration instead of printing them
     # A job that is stopped from outside ends as one that is interrupted: its run is closed, its files are
