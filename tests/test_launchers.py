@@ -183,6 +183,7 @@ MISTAKES = {
     "chunk=0 hydra/launcher=slurm": "chunk=0 must be at least 1; give a positive number",
     "hydra/launcher=slurm": 'Slurm takes no jobs (Could not detect "srun"',
     "hydra/launcher=slurm hydra.launcher.partion=gpu": "Key 'partion' is not in struct",
+    "hydra/launcher=joblib hydra.launcher.n_jobs=x": "n_jobs=x must be at least 1; give a number, or null",
 }
 
 

@@ -30,8 +30,11 @@ def run_in_processes(
     n_jobs    how many at a time; null is one for every GPU, or for every core where no GPU is used
     threads   of every process; null shares out the cores
 
-    Raises ProcessError where joblib is not installed.
+    Raises ProcessError for a count that is none, and where joblib is not installed.
     """
+    for name, count in (("n_jobs", n_jobs), ("threads", threads)):
+        if count is not None and (not isinstance(count, int) or count < 1):
+            raise ProcessError(f"hydra.launcher.{name}={count} must be at least 1; give a number, or null")
     try:
         from joblib.externals.loky import BrokenProcessPool, ProcessPoolExecutor, cpu_count
     except ImportError as error:
