@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 SHORTEST = 4  # characters of an id's beginning
 LISTED = 10
-TELLING = (*TAGGED, "language", "limit", "max_new_tokens", "seed", "resamples")  # one candidate from another
+TELLING = (  # one candidate from another
+    *(*TAGGED, "language", "limit", "calibration.split", "calibration.utterances"),
+    *("max_new_tokens", "seed", "resamples"),
+)
 
 
 def find(names: Sequence[str], store: Store, columns: Mapping[str, str]) -> list[Side]:
