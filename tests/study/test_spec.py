@@ -190,6 +190,8 @@ def test_what_is_ignored_is_named():
     assert spec(group=32).ignored == ()
     assert spec(share_tensor_scale=True).ignored == ("share_tensor_scale=true",)
     assert spec(activation=activation(calibrator="mse")).ignored == ("activation.calibrator=mse",)
+    options = FormatOptions(scale_rule="even")
+    assert spec(activation=activation(options=options)).ignored == ("activation.options.scale_rule=even",)
 
 
 @pytest.mark.parametrize(

@@ -322,7 +322,8 @@ def _ignored(config: ActivationConfig) -> tuple[str, ...]:
         return ()
     static = has_static_range(effective.quantizer)
     unused = [] if static or config.calibrator == "max" else [f"calibrator={config.calibrator}"]
-    return (*effective.ignored, *unused)
+    given = (setting.replace("format.", "options.", 1) for setting in effective.ignored)  # as it was written
+    return (*given, *unused)
 
 
 def effective_kv_cache(config: KVCacheConfig) -> KVCache | None:
