@@ -1,6 +1,7 @@
 """A grid: what is done around the jobs that Hydra runs, and what is left of them, however they ended."""
 
 import hashlib
+import logging
 import os
 import re
 import signal
@@ -93,6 +94,7 @@ def run_application(application: Callable[[], None]) -> None:
     # A job that is stopped from outside ends as one that is interrupted: its run is closed, its files are
     # whole.
     signal.signal(signal.SIGTERM, _interrupt)
+    logging.raiseExceptions = False  # Hydra's log need not be read to its end either
     interrupted = False
     try:
         with told():
