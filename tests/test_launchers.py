@@ -91,7 +91,8 @@ def test_an_interrupted_grid_leaves_no_process_and_no_open_run(launch: Launch, t
     assert not alive
     _, stderr = grid.communicate(timeout=60)
     assert grid.returncode == 130
-    assert stderr.splitlines() == ["interrupted"]
+    assert stderr.splitlines()[-1] == "interrupted"  # libraries may have warned before
+    assert "Traceback" not in stderr
     assert {status for _, status in runs(tmp_path)} == {"KILLED"}
     assert not list(tmp_path.rglob("result.json"))
 
