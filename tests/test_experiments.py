@@ -36,3 +36,16 @@ def test_the_front_is_sought_among_more_than_a_hundred_points():
 def test_what_is_given_beside_an_experiment_wins():
     narrowed = points("+experiment=wer_by_format", "format=int8,int4", "granularity=channel")
     assert sorted(narrowed.values()) == ["int4-channel", "int8-channel"]
+
+
+def test_the_decoders_own_options_are_spelt_as_any_others():
+    spelt = points(
+        "format=nvfp4", "decoder_format=fp8_e4m3", "activation=fp8_token", "decoder_activation=none"
+    )
+    assert spelt == points(
+        "format=nvfp4",
+        "format@decoder_format=fp8_e4m3",
+        "activation=fp8_token",
+        "activation@decoder_activation=none",
+    )
+    assert list(spelt.values()) == ["W4+8A8 nvfp4@encoder+fp8_e4m3-g128@decoder / fp8_e4m3-token@encoder"]

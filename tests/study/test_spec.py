@@ -16,7 +16,7 @@ from wq.study.config import (
     ModelConfig,
     SmoothQuantConfig,
 )
-from wq.study.spec import Source, effective_spec, needs_calibration
+from wq.study.spec import Calibration, Source, effective_spec, needs_calibration
 
 MODEL, DATASET = Source("nano", "m" * 64), Source("commands", "d" * 64)
 
@@ -190,6 +190,31 @@ def test_what_is_ignored_is_named():
     assert spec(group=32).ignored == ()
     assert spec(share_tensor_scale=True).ignored == ("share_tensor_scale=true",)
     assert spec(activation=activation(calibrator="mse")).ignored == ("activation.calibrator=mse",)
+    assert spec(activation=ActivationConfig(group=7)).ignored == ("activation.group=7",)
+    assert spec(kv_cache=KVCacheConfig(keys="channel")).ignored == ("kv_cache.keys=channel",)
+    assert spec(kv_cache=KVCacheConfig("int4", group=64, block=7)).ignored == (
+        "kv_cache.group=64",
+        "kv_cache.block=7",
+    )
+    assert spec(kv_cache=KVCacheConfig("int4", values="group", group=64)).ignored == ()
+    even = FormatOptions(scale_rule="even")
+    assert spec(kv_cache=KVCacheConfig("int8", options=even)).ignored == ("kv_cache.options.scale_rule=even",)
+    assert spec(kv_cache=KVCacheConfig(options=even)).ignored == ("kv_cache.options.scale_rule=even",)
+    assert spec(smoothquant=SmoothQuantConfig(alpha=0.7)).ignored == ("smoothquant.alpha=0.7",)
+    assert spec(smoothquant=SmoothQuantConfig("search", alpha=0.7)).ignored == ("smoothquant.alpha=0.7",)
+    assert spec(smoothquant=SmoothQuantConfig("fixed", scope="layer")).ignored == ("smoothquant.scope=layer",)
+    assert spec(smoothquant=SmoothQuantConfig("fixed", alpha=0.7, fc2=True)).ignored == ()
+
+
+def test_points_that_are_calibrated_otherwise_are_named_otherwise():
+    config = configuration(activation=activation(granularity="tensor"))
+    usual, fewer = (
+        effective_spec(config, MODEL, DATASET, 320, "n", False, Calibration("calibration", count, "c" * 64))
+        for count in (64, 8)
+    )
+    assert usual.point == "W4A8 int4-g128 / int8-tensor"
+    assert fewer.point == "W4A8 int4-g128 / int8-tensor + calibrated on 8"
+    assert fewer.reference().point == "fp32"
     options = FormatOptions(scale_rule="even")
     assert spec(activation=activation(options=options)).ignored == ("activation.options.scale_rule=even",)
 

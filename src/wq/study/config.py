@@ -6,6 +6,7 @@ once.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import MISSING as _NO_DEFAULT
 from dataclasses import dataclass, field, fields, make_dataclass, replace
 from typing import Any
@@ -344,6 +345,18 @@ def as_config(composed: DictConfig) -> Config:
     return config
 
 
+def respell(arguments: Sequence[str]) -> list[str]:
+    """Settings as people write them, in Hydra's spelling: an option of a group under another key, and keys
+    that are always there with the + of those that are not."""
+    groups = {"decoder_format": "format", "decoder_activation": "activation"}
+    found = (re.sub(r"^\+(?=detach=|chunk=)", "", text) for text in arguments)
+    return [
+        f"{groups[key]}@{text}" if equals and key in groups else text
+        for text in found
+        for key, equals, _ in [text.partition("=")]
+    ]
+
+
 def compose(arguments: list[str]) -> list[Config]:
     """The configurations of a command line without Hydra's application around it: one, or those of a grid.
 
@@ -355,6 +368,7 @@ def compose(arguments: list[str]) -> list[Config]:
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     register_schema()
+    arguments = respell(arguments)
     parser = OverridesParser.create()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         # An experiment's grid is the sweeper's; what is given beside it comes later and wins.

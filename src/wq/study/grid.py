@@ -3,7 +3,6 @@
 import hashlib
 import logging
 import os
-import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +13,8 @@ from typing import Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
+
+from wq.study.config import respell
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 HOW = ("chunk=", "detach=")  # settings that say how a grid is run, not which
@@ -85,10 +86,8 @@ def told(directory: Path | None = None) -> Iterator[None]:
 def run_application(application: Callable[[], None]) -> None:
     """Run the Hydra application. Errors are one line and exit code 1; a grid ends with its report, whatever
     happened."""
-    # with a +, as Hydra has it for settings that a configuration may lack, these mean the same
-    arguments = [re.sub(r"^\+(?=detach=|chunk=)", "", text) for text in sys.argv[1:]]
     # -m may stand anywhere: Hydra's parser takes no settings on both sides of an option
-    sys.argv[1:] = sorted(arguments, key=lambda text: text not in ("-m", "--multirun"))
+    sys.argv[1:] = sorted(respell(sys.argv[1:]), key=lambda text: text not in ("-m", "--multirun"))
     wants_traceback = FULL_ERROR in os.environ
     os.environ[FULL_ERROR] = "1"  # Hydra then raises errors of the configuration instead of printing them
     # A job that is stopped from outside ends as one that is interrupted: its run is closed, its files are

@@ -8,13 +8,14 @@ paths, batch size and tracking are no part of it.
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, is_dataclass, replace
 
 from wq.catalogue import load_format
 from wq.numerics.effective import Effective, Quantizer, point_name, resolve
 from wq.numerics.formats import Format
 from wq.study.config import (
     ActivationConfig,
+    CalibrationConfig,
     Config,
     ConfigurationError,
     KVCacheConfig,
@@ -98,7 +99,11 @@ class Spec:
         if self.activations or self.kv_cache:
             names = f"{self.precisions} {names} / {self.activation_name}"
             names += f" / {self.kv_cache_name}" if self.kv_cache else ""
-        return names + (f" + smoothquant-{self.smoothquant_name}" if self.smoothquant else "")
+        names += f" + smoothquant-{self.smoothquant_name}" if self.smoothquant else ""
+        calibration = self.calibration
+        if calibration is None or calibration.utterances == CalibrationConfig().limit:
+            return names
+        return f"{names} + calibrated on {calibration.utterances}"
 
     @property
     def precisions(self) -> str:
@@ -269,6 +274,8 @@ def effective_spec(
         ignored.append("share_tensor_scale=true")
     for key, each in (("activation", config.activation), ("decoder_activation", config.decoder_activation)):
         ignored += [f"{key}.{setting}" for setting in (_ignored(each) if each else ())]
+    ignored += [f"kv_cache.{setting}" for setting in _ignored_of_cache(config.kv_cache)]
+    ignored += [f"smoothquant.{setting}" for setting in _ignored_of_smoothing(config.smoothquant)]
     return Spec(
         model=model,
         dataset=dataset,
@@ -319,11 +326,46 @@ def _activation(config: ActivationConfig) -> Activation | None:
 def _ignored(config: ActivationConfig) -> tuple[str, ...]:
     effective = config.effective
     if effective is None:
-        return ()
+        return _changed(config, ActivationConfig())
     static = has_static_range(effective.quantizer)
     unused = [] if static or config.calibrator == "max" else [f"calibrator={config.calibrator}"]
-    given = (setting.replace("format.", "options.", 1) for setting in effective.ignored)  # as it was written
-    return (*given, *unused)
+    return (*map(_as_written, effective.ignored), *unused)
+
+
+def _ignored_of_cache(config: KVCacheConfig) -> tuple[str, ...]:
+    keys, values = config.effective(config.keys), config.effective(config.values)
+    if keys is None or values is None:
+        return _changed(config, KVCacheConfig())
+    unused = [setting for setting in keys.ignored if setting in values.ignored]
+    if config.block is not None and config.keys != "channel":
+        unused.append(f"block={config.block}")
+    return tuple(map(_as_written, unused))
+
+
+def _ignored_of_smoothing(config: SmoothQuantConfig) -> tuple[str, ...]:
+    """Alphas where they are searched, or where nothing is smoothed."""
+    changed = _changed(config, SmoothQuantConfig(config.method))
+    if config.method == "none":
+        return changed
+    needless = "scope=" if config.method == "fixed" else "alpha"
+    return tuple(setting for setting in changed if setting.startswith(needless))
+
+
+def _changed(given: object, default: object) -> tuple[str, ...]:
+    """The settings that are not as they are by default."""
+    changed: list[str] = []
+    for name, value in vars(given).items():
+        own = getattr(default, name)
+        if is_dataclass(value) and not isinstance(value, type):
+            changed += (f"{name}.{setting}" for setting in _changed(value, own))
+        elif value != own:
+            changed.append(f"{name}={value}")
+    return tuple(changed)
+
+
+def _as_written(setting: str) -> str:
+    """A field of a format, as activation and kv_cache have it among their options."""
+    return setting.replace("format.", "options.", 1)
 
 
 def effective_kv_cache(config: KVCacheConfig) -> KVCache | None:
