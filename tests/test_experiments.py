@@ -4,7 +4,8 @@ import pytest
 
 from wq.catalogue import conf_dir
 from wq.study.config import compose
-from wq.study.spec import Source, effective_spec
+from wq.study.effective import effective_spec
+from wq.study.spec import Source
 
 EXPERIMENTS = sorted(path.stem for path in (conf_dir() / "experiment").glob("*.yaml"))
 

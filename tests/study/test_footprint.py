@@ -14,8 +14,8 @@ from wq.commands.memory import tell
 from wq.numerics.fake_quant import quantize
 from wq.numerics.packing import pack_quantized
 from wq.study.config import FormatOptions, KVCacheConfig
+from wq.study.effective import effective_kv_cache
 from wq.study.footprint import Footprint, footprint, workload
-from wq.study.spec import effective_kv_cache
 from wq.whisper import greedy
 from wq.whisper.geometry import PUBLIC, Geometry, find_geometry, skeleton
 from wq.whisper.greedy import Batch, Rules, decode_greedily, encode

@@ -7,8 +7,9 @@ import torch
 
 from wq.study.config import compose
 from wq.study.datasets import load_speech
+from wq.study.effective import effective_spec
 from wq.study.quantization import quantized
-from wq.study.spec import Calibration, Source, effective_spec
+from wq.study.spec import Calibration, Source
 from wq.whisper.layers import walk
 
 FEW = ("limit=4", "calibration.limit=3", "max_new_tokens=8", "resamples=40")

@@ -13,9 +13,10 @@ from wq.catalogue import conf_dir, load_format
 from wq.commands.size import tell
 from wq.numerics.packing import layout
 from wq.study.config import compose
+from wq.study.effective import effective_spec
 from wq.study.points import compose_points
 from wq.study.size import PLAIN_BITS, model_size, size_of
-from wq.study.spec import Source, effective_spec
+from wq.study.spec import Source
 from wq.whisper.export import assemble
 from wq.whisper.geometry import PUBLIC, Geometry, find_geometry, skeleton
 from wq.whisper.layers import select, walk

@@ -16,7 +16,8 @@ from wq.study.config import (
     ModelConfig,
     SmoothQuantConfig,
 )
-from wq.study.spec import Calibration, Source, effective_spec, needs_calibration
+from wq.study.effective import effective_spec, needs_calibration
+from wq.study.spec import Calibration, Source
 
 MODEL, DATASET = Source("nano", "m" * 64), Source("commands", "d" * 64)
 

@@ -14,9 +14,9 @@ from tests.whisper.test_greedy import LIMIT, decoded, generated, random_features
 from wq.numerics.fake_quant import dequantize, quantize
 from wq.study.config import DatasetConfig, FormatOptions, KVCacheConfig, compose
 from wq.study.datasets import load_speech
+from wq.study.effective import effective_kv_cache
 from wq.study.job import prepare
 from wq.study.quantization import quantized
-from wq.study.spec import effective_kv_cache
 from wq.whisper.decode import SAMPLING_RATE
 from wq.whisper.features import log_mel
 from wq.whisper.finite import NonFiniteRow

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from wq.study.names import activation_name, weight_name
 from wq.study.results import Row
-from wq.study.spec import Spec, activation_name, weight_name
+from wq.study.spec import Spec
 
 LOADING = {
     "compressed-tensors": """\

@@ -9,7 +9,8 @@ from pathlib import Path
 from wq.study import wer
 from wq.study.config import Config, ConfigurationError, DatasetConfig
 from wq.study.datasets import Speech, load_speech
-from wq.study.spec import Calibration, Source, Spec, effective_activations, effective_spec, needs_calibration
+from wq.study.effective import effective_activations, effective_spec, needs_calibration
+from wq.study.spec import Calibration, Source, Spec
 from wq.study.tracking import Store, default_uri
 from wq.whisper.model import Whisper, content_hash, facts, load, locate, prompt_length
 from wq.whisper.roles import expand

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from wq.study.config import compose
+from wq.study.effective import effective_spec
 from wq.study.footprint import Footprint, Workload, footprint
 from wq.study.size import Size, plain_bits, size_of
-from wq.study.spec import Source, Spec, effective_spec
+from wq.study.spec import Source, Spec
 from wq.whisper.geometry import Geometry, find_geometry
 
 Cell = str | int | float

@@ -6,8 +6,8 @@ from wq.study import wer
 from wq.study.audio import Entry
 from wq.study.comparison import Side, difference
 from wq.study.datasets import Speech, Utterance
-from wq.study.evaluation import Outcome, difference_columns, score_columns, spec_columns, utterance_rows
 from wq.study.recording import METRICS, parameters
+from wq.study.rows import Outcome, difference_columns, score_columns, spec_columns, utterance_rows
 from wq.study.spec import Source, Spec
 from wq.whisper.decode import Transcript
 
