@@ -9,7 +9,7 @@ out. Every call ends with the dequantized float32 tensor; `wq` and copy_ write t
 job does that quantizes in place.
 """
 
-# pyright: reportMissingImports=false
+# pyright: reportMissingImports=false, reportArgumentType=false, reportOptionalMemberAccess=false
 import argparse
 import time
 import warnings

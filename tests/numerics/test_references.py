@@ -4,7 +4,7 @@ Elements against ml_dtypes and gfloat, blocks against gfloat, MX and integer sch
 fp8, nvfp4 and mx against compressed-tensors. Where `wq` differs on purpose, a test shows both sides. The
 toolkits are the optional extra `refs`; without one, its tests are skipped.
 """
-# pyright: reportMissingImports=false
+# pyright: reportMissingImports=false, reportArgumentType=false, reportOptionalMemberAccess=false
 
 import statistics
 from dataclasses import replace

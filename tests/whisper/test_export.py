@@ -1,5 +1,5 @@
 """Checkpoints on disk: the bytes that are predicted, and the values that were written, by any reader."""
-# pyright: reportMissingImports=false
+# pyright: reportMissingImports=false, reportArgumentType=false, reportOptionalMemberAccess=false
 
 import json
 import math
