@@ -341,4 +341,6 @@ def test_help_lists_what_can_be_chosen(wq: Run):
 def test_nobody_has_to_read_to_the_end(arguments: str):
     command = f"{sys.executable} -m wq {arguments} | true; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0
+    for told in ("error: ", "Broken pipe", "Traceback"):  # libraries may warn of things of theirs
+        assert told not in done.stderr
