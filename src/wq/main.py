@@ -28,14 +28,14 @@ def job(composed: DictConfig) -> None:
 
 def run(config: Config, directory: Path, overrides: list[str]) -> None:
     """Evaluate one point, or take it from the store; leave its files in the directory and print its line."""
+    from wq.study.effective import tell_ignored
     from wq.study.job import prepare
 
     job = prepare(config, overrides)
     # After it, as they import torch: what is wrong with the configuration is said before
     from wq.study import evaluation, report, results
 
-    for setting in job.spec.ignored:
-        print(f"{setting} has no effect on {job.spec.point} and is ignored", file=sys.stderr)
+    tell_ignored(job.spec)
     reference = None if job.spec.is_reference else evaluation.obtain(job.reference(), directory / "reference")
     if reference:
         results.write_row(directory / results.REFERENCE, reference.row)

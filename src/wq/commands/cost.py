@@ -51,8 +51,7 @@ def tell(arguments: list[str]) -> None:
     from wq.study.cost import estimate
     from wq.study.footprint import workload
     from wq.study.hardware import hardware_names, load_hardware
-    from wq.study.points import aligned, as_csv, compose_points, split_settings, table_file
-    from wq.study.results import write_whole
+    from wq.study.points import aligned, compose_points, leave_table, split_settings, table_file
 
     known = {"hardware": load_hardware, "tokens": int, "seconds": float, "csv": table_file}
     settings, overrides = split_settings(arguments, known)
@@ -75,6 +74,4 @@ def tell(arguments: list[str]) -> None:
             )
     print(aligned(HEADER, table))
     print("estimated by roofline, not measured")
-    if "csv" in settings:
-        write_whole(settings["csv"][-1], as_csv(("model", "point", "hardware", "tokens", *COLUMNS), rows))
-        print(settings["csv"][-1])
+    leave_table(settings, ("model", "point", "hardware", "tokens", *COLUMNS), rows)

@@ -32,6 +32,7 @@ def main() -> None:
 
 def export(arguments: list[str]) -> None:
     from wq.study.config import ConfigurationError, compose
+    from wq.study.effective import tell_ignored
     from wq.study.job import prepare
     from wq.study.points import split_settings
     from wq.whisper.target import LAYOUTS, RESTS, check_target
@@ -57,8 +58,7 @@ def export(arguments: list[str]) -> None:
     out = Path(settings.pop("out"))
     check_target(out, overwrite == "true")
     job = prepare(configs[0], overrides, looks_only=True)
-    for setting in job.spec.ignored:
-        print(f"{setting} has no effect on {job.spec.point} and is ignored", file=sys.stderr)
+    tell_ignored(job.spec)
     write(job, out, overwrite=overwrite == "true", **settings)
 
 
@@ -131,11 +131,10 @@ def notices(spec: "Spec", contents: Any) -> list[str]:
 
 def stored_row(job: "Job") -> "Row | None":
     """The store's finished run of this point. It only looks: where there is no store, there is no run."""
-    from wq.study.tracking import FINGERPRINT, StoreError
+    from wq.study.tracking import StoreError, finished
 
-    query = f"tags.`{FINGERPRINT}` = '{job.spec.fingerprint}' and attributes.status = 'FINISHED'"
     try:
-        runs = job.store.runs(query)
+        runs = job.store.runs(finished(job.spec.fingerprint))
         return job.store.read_result(runs[0]) if runs else None
     except (StoreError, OSError):
         return None

@@ -35,8 +35,7 @@ def main() -> None:
 
 def tell(arguments: list[str]) -> None:
     from wq.study.footprint import workload
-    from wq.study.points import aligned, as_csv, compose_points, split_settings, table_file
-    from wq.study.results import write_whole
+    from wq.study.points import aligned, compose_points, leave_table, split_settings, table_file
 
     numbers = {name: kind for name, (kind, _) in WORKLOAD.items()}
     settings, overrides = split_settings(arguments, numbers | {"csv": table_file, "out": picture})
@@ -56,10 +55,8 @@ def tell(arguments: list[str]) -> None:
         for start, line in zip(starts, counts, strict=True)
     ]
     print(aligned((*header, *(f"{column.replace('_', ' ')} MB" for column in COLUMNS)), table))
-    if "csv" in settings:
-        rows = [(*start, *line) for start, line in zip(starts, counts, strict=True)]
-        write_whole(settings["csv"][-1], as_csv((*header, *COLUMNS), rows))
-        print(settings["csv"][-1])
+    rows = [(*start, *line) for start, line in zip(starts, counts, strict=True)]
+    leave_table(settings, (*header, *COLUMNS), rows)
     if "out" in settings:
         from wq.study.footprint_figures import draw
 

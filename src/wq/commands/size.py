@@ -36,21 +36,18 @@ def main() -> None:
 
 
 def tell(arguments: list[str]) -> None:
-    from wq.study.points import as_csv, compose_points, split_settings, table_file, truth
-    from wq.study.results import write_whole
+    from wq.study.points import compose_points, leave_table, split_settings, table_file, truth
 
     settings, overrides = split_settings(arguments, {"details": truth, "csv": table_file})
     details = settings.get("details", [False])[-1]
     points = compose_points(overrides)
     print(of_one(points[0], details) if len(points) == 1 else of_many(points))
-    if "csv" in settings:
-        rows = [
-            (*point.names, part.name, part.role, *(getattr(part, column) for column in COLUMNS))
-            for point in points
-            for part in (*parts(point, details), point.size.linear, point.size.whole)
-        ]
-        write_whole(settings["csv"][-1], as_csv(("model", "point", "name", "role", *COLUMNS), rows))
-        print(settings["csv"][-1])
+    rows = (
+        (*point.names, part.name, part.role, *(getattr(part, column) for column in COLUMNS))
+        for point in points
+        for part in (*parts(point, details), point.size.linear, point.size.whole)
+    )
+    leave_table(settings, ("model", "point", "name", "role", *COLUMNS), rows)
 
 
 def parts(point: "Point", details: bool) -> "list[Part]":

@@ -102,6 +102,12 @@ def _check_choice(name: str, value: str | None, choices: tuple[str, ...]) -> Non
         raise ConfigurationError(f"{name}={value} is unknown; choose one of {', '.join(choices)}")
 
 
+def _check_count(name: str, value: int | None, optional: bool = True) -> None:
+    if value is not None and value < 1:
+        remedy = "give a positive number" + (", or null" if optional else "")
+        raise ConfigurationError(f"{name}={value} must be at least 1; {remedy}")
+
+
 def _check_share(name: str, value: float | None, low: float, high: float) -> None:
     if value is not None and not low <= value <= high:
         raise ConfigurationError(f"{name}={value} must be from {low:g} to {high:g}; give another {name}")
@@ -153,10 +159,7 @@ class ActivationConfig:
         _check_choice("activation.granularity", self.granularity, ACTIVATION_GRANULARITIES)
         _check_choice("activation.calibrator", self.calibrator, CALIBRATORS)
         _check_share("activation.percentile", self.percentile, 50, 100)
-        if self.group is not None and self.group < 1:
-            raise ConfigurationError(
-                f"activation.group={self.group} must be at least 1; give a positive number, or null"
-            )
+        _check_count("activation.group", self.group)
         if not self.roles:
             raise ConfigurationError("activation.roles=[] selects nothing; name a role, or activation=none")
 
@@ -196,11 +199,8 @@ class KVCacheConfig:
     def __post_init__(self) -> None:
         _check_choice("kv_cache.keys", self.keys, KEY_GRANULARITIES)
         _check_choice("kv_cache.values", self.values, VALUE_GRANULARITIES)
-        for name, value in (("group", self.group), ("block", self.block)):
-            if value is not None and value < 1:
-                raise ConfigurationError(
-                    f"kv_cache.{name}={value} must be at least 1; give a positive number, or null"
-                )
+        _check_count("kv_cache.group", self.group)
+        _check_count("kv_cache.block", self.block)
         for name in self.attention:
             _check_choice("kv_cache.attention", name, ATTENTIONS)
         if not self.attention:
@@ -249,10 +249,7 @@ class CalibrationConfig:
     limit: int | None = 64
 
     def __post_init__(self) -> None:
-        if self.limit is not None and self.limit < 1:
-            raise ConfigurationError(
-                f"calibration.limit={self.limit} must be at least 1; give a positive number, or null"
-            )
+        _check_count("calibration.limit", self.limit)
 
 
 @dataclass
@@ -285,15 +282,9 @@ class Config:
     detach: bool = False
 
     def __post_init__(self) -> None:
-        if self.granularity not in GRANULARITIES:
-            raise ConfigurationError(
-                f"granularity={self.granularity} is unknown; choose one of {', '.join(GRANULARITIES)}"
-            )
+        _check_choice("granularity", self.granularity, GRANULARITIES)
         for name in ("group", "max_new_tokens", "batch_size", "limit", "chunk"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                remedy = "give a positive number" + (", or null" if name in ("group", "limit") else "")
-                raise ConfigurationError(f"{name}={value} must be at least 1; {remedy}")
+            _check_count(name, getattr(self, name), optional=name in ("group", "limit"))
         if self.seed < 0:
             raise ConfigurationError(f"seed={self.seed} must be at least 0; give another seed")
         if self.resamples < FEWEST_RESAMPLES:

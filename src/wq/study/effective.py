@@ -1,5 +1,6 @@
 """From a configuration to its effective spec: defaults filled in, what has no effect dropped and told."""
 
+import sys
 from dataclasses import is_dataclass
 
 from wq.numerics.effective import Effective, Quantizer, resolve
@@ -87,6 +88,12 @@ def effective_spec(
         normaliser=normaliser,
         ignored=tuple(ignored),
     )
+
+
+def tell_ignored(spec: Spec) -> None:
+    """Say which settings were given and have no effect."""
+    for setting in spec.ignored:
+        print(f"{setting} has no effect on {spec.point} and is ignored", file=sys.stderr)
 
 
 def effective_activations(config: Config) -> tuple[Assignment[Activation], ...]:

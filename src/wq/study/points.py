@@ -2,7 +2,6 @@
 
 import csv
 import io
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -10,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from wq.study.config import compose
-from wq.study.effective import effective_spec
+from wq.study.effective import effective_spec, tell_ignored
 from wq.study.footprint import Footprint, Workload, footprint
+from wq.study.results import write_whole
 from wq.study.size import Size, plain_bits, size_of
 from wq.study.spec import Source, Spec
 from wq.whisper.geometry import Geometry, find_geometry
@@ -54,8 +54,7 @@ def compose_points(overrides: list[str]) -> list[Point]:
         points.setdefault(replace(spec, ignored=(), limit=None), Point(geometry, spec))
     if len(points) == 1:
         (point,) = points.values()
-        for setting in point.spec.ignored:
-            print(f"{setting} has no effect on {point.spec.point} and is ignored", file=sys.stderr)
+        tell_ignored(point.spec)
     return list(points.values())
 
 
@@ -110,6 +109,15 @@ def aligned(header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
         is_number = all(cell.replace(",", "").replace(".", "").isdigit() for cell in cells)
         columns.append([cell.rjust(width) if is_number else cell.ljust(width) for cell in (name, *cells)])
     return "\n".join("  ".join(line).rstrip() for line in zip(*columns, strict=True))
+
+
+def leave_table(
+    settings: Mapping[str, list[Any]], header: Sequence[str], rows: Iterable[Sequence[Cell]]
+) -> None:
+    """Write the table to the file of csv=, where one is asked for, and say so."""
+    if "csv" in settings:
+        write_whole(settings["csv"][-1], as_csv(header, rows))
+        print(settings["csv"][-1])
 
 
 def as_csv(header: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:

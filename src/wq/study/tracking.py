@@ -48,6 +48,11 @@ def default_uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{Path.cwd() / 'mlflow.db'}"
 
 
+def finished(fingerprint: str) -> str:
+    """The filter for the finished runs of a point."""
+    return f"tags.`{FINGERPRINT}` = '{fingerprint}' and attributes.status = 'FINISHED'"
+
+
 @dataclass(frozen=True)
 class Store:
     """An MLflow store and the experiment in it that the runs go to."""
@@ -157,7 +162,7 @@ class Store:
         were removed, counts for nothing: the point runs again."""
         runs = self.client.search_runs(
             [self.experiment_id],
-            f"tags.`{FINGERPRINT}` = '{fingerprint}' and attributes.status = 'FINISHED'",
+            finished(fingerprint),
             **NEWEST,
         )
         return next((run for run in runs if self._is_whole(run)), None)

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from wq.numerics.effective import Quantizer
-from wq.numerics.fake_quant import NonFiniteError, Quantized, quantize
+from wq.numerics.fake_quant import quantize
 from wq.numerics.storage import storage
 from wq.whisper import compressed, packed
 from wq.whisper.compressed import LayoutError
 from wq.whisper.layers import Layer
 from wq.whisper.model import PACKED, Whisper
-from wq.whisper.quantize import fused_ranges
+from wq.whisper.quantize import over_weights
 from wq.whisper.schemes import Activation
 from wq.whisper.target import CARD, COMPANIONS, CONFIG, LAYOUTS, RESTS, beside, check_target
 
@@ -83,17 +83,6 @@ def schemes(plan: Plan, activations: Mapping[str, Activation]) -> dict[str, comp
     return found
 
 
-def codes(plan: Plan, share_tensor_scale: bool) -> Iterator[tuple[Layer, Quantized]]:
-    """The plan's weights as codes and scales. Raises NonFiniteError that names the layer."""
-    ranges = fused_ranges(plan) if share_tensor_scale else {}
-    for layer, quantizer in plan:
-        try:
-            matrix = layer.weight.data.flatten(1)
-            yield layer, quantize(matrix, *quantizer, amax=ranges.get(layer.name))
-        except NonFiniteError as error:
-            raise NonFiniteError(f"layer {layer.name}: {error}") from None
-
-
 def assemble(
     whisper: Whisper,
     plan: Plan,
@@ -120,7 +109,7 @@ def assemble(
     how = schemes(plan, activations) if layout != "wq" else {}
     stored: dict[str, Tensor] = {}
     counted = 0
-    for layer, quantized in codes(plan, share_tensor_scale):
+    for layer, quantized in over_weights(quantize, plan, share_tensor_scale):
         counted += storage(layer.matrix_shape, *quantized.effective.quantizer).bytes
         if how:
             found = compressed.tensors(quantized, how[layer.role])

@@ -1,13 +1,16 @@
 """Fake quantization of a model's weights, in place and undone afterwards."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 from torch import Tensor
 
 from wq.numerics.effective import Quantizer
 from wq.numerics.fake_quant import NonFiniteError, fake_quantize
 from wq.whisper.layers import Layer
+
+R = TypeVar("R")
 
 # Engines multiply these by one matrix: q, k and v of self-attention, k and v of cross-attention
 FUSED = ("self_attn.q", "self_attn.k", "self_attn.v"), ("cross_attn.k", "cross_attn.v")
@@ -25,18 +28,29 @@ def quantized_weights(
     Raises NonFiniteError that names the layer whose weight holds NaN or Inf.
     """
     originals = [layer.weight.data for layer, _ in plan]
-    ranges = fused_ranges(plan) if share_tensor_scale else {}
     try:
-        for layer, quantizer in plan:
-            try:
-                values = fake_quantize(layer.weight.data.flatten(1), *quantizer, amax=ranges.get(layer.name))
-            except NonFiniteError as error:
-                raise NonFiniteError(f"layer {layer.name}: {error}") from None
+        for layer, values in over_weights(fake_quantize, plan, share_tensor_scale):
             layer.weight.data = values.view(layer.weight.shape)
         yield
     finally:
         for (layer, _), original in zip(plan, originals, strict=True):
             layer.weight.data = original
+
+
+def over_weights(
+    operation: Callable[..., R], plan: Sequence[tuple[Layer, Quantizer]], share_tensor_scale: bool
+) -> Iterator[tuple[Layer, R]]:
+    """What `fake_quantize` or `quantize` gives of each weight of the plan, as a matrix [N, K].
+
+    Raises NonFiniteError that names the layer.
+    """
+    ranges = fused_ranges(plan) if share_tensor_scale else {}
+    for layer, quantizer in plan:
+        try:
+            result = operation(layer.weight.data.flatten(1), *quantizer, amax=ranges.get(layer.name))
+        except NonFiniteError as error:
+            raise NonFiniteError(f"layer {layer.name}: {error}") from None
+        yield layer, result
 
 
 def fused_ranges(plan: Sequence[tuple[Layer, Quantizer]]) -> dict[str, Tensor]:
