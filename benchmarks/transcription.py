@@ -31,7 +31,7 @@ from wq.study.config import DatasetConfig
 from wq.study.datasets import load_speech
 from wq.whisper.decode import SAMPLING_RATE
 from wq.whisper.features import log_mel
-from wq.whisper.greedy import FRAMES_AT_ONCE, Rules, decode_greedily, decoding_rules, encode
+from wq.whisper.greedy import FRAMES_AT_ONCE, Rules, decode_greedily, decoding_rules, encode, encode_rows
 from wq.whisper.model import load, locate
 from wq.whisper.onednn import QUERIES_AT_ONCE, OneDNN, fast_products
 
@@ -102,7 +102,8 @@ def generate(case: Case, audios: list[np.ndarray]) -> list[list[int]]:
 
 
 def ours(case: Case, audios: list[np.ndarray]) -> list[list[int]]:
-    return decode_greedily(case.model, log_mel(case.extractor, audios), case.rules)
+    states = encode_rows(case.model, log_mel(case.extractor, audios))
+    return decode_greedily(case.model, states, len(audios), case.rules)
 
 
 def medians(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:

@@ -18,7 +18,7 @@ from wq.study.effective import effective_kv_cache
 from wq.study.footprint import Footprint, footprint, workload
 from wq.whisper import greedy
 from wq.whisper.geometry import PUBLIC, Geometry, find_geometry, skeleton
-from wq.whisper.greedy import Batch, Rules, decode_greedily, encode
+from wq.whisper.greedy import Batch, Rules, decode_greedily, encode, encode_rows
 from wq.whisper.kv_cache import KVQuantizer, Rounding, layer_name
 
 NANO = find_geometry("wq:nano")
@@ -57,7 +57,8 @@ def random_model(geometry: Geometry) -> Any:
 def decode(geometry: Geometry, tokens: int, batch: int = 1, kv_cache: KVQuantizer | None = None) -> None:
     features = torch.randn(batch, geometry.num_mel_bins, 2 * geometry.max_source_positions)
     rules = Rules(tuple(range(geometry.prompt_length)), (), (), NEVER, tokens)
-    decode_greedily(random_model(geometry), features, rules, kv_cache)
+    model = random_model(geometry)
+    decode_greedily(model, encode_rows(model, features), batch, rules, kv_cache)
 
 
 @lru_cache(maxsize=1)
@@ -203,10 +204,12 @@ def test_the_peak_on_a_gpu(batch):
     model = random_model.__wrapped__(TINY).to("cuda", torch.float16)
     features = torch.randn(batch, TINY.num_mel_bins, 3000, device="cuda", dtype=torch.float16)
     rules = Rules(tuple(range(TINY.prompt_length)), (), (), NEVER, 32)
-    decode_greedily(model, features, rules)  # cuBLAS keeps a workspace from its first product on
+    decode_greedily(
+        model, encode_rows(model, features), batch, rules
+    )  # cuBLAS keeps a workspace from its first product on
     workspace = torch.cuda.memory_allocated() - features.nbytes
     torch.cuda.reset_peak_memory_stats()
-    decode_greedily(model, features, rules)
+    decode_greedily(model, encode_rows(model, features), batch, rules)
     measured = torch.cuda.max_memory_allocated()
     predicted = footprint(TINY, workspace, None, workload(TINY, batch, tokens=32)).total
     assert predicted == pytest.approx(measured, rel=0.05)

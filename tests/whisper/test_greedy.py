@@ -14,7 +14,7 @@ from wq.study.config import DatasetConfig
 from wq.study.datasets import load_speech
 from wq.whisper.decode import SAMPLING_RATE, token_limit
 from wq.whisper.features import log_mel
-from wq.whisper.greedy import Batch, decode_greedily, decoding_rules
+from wq.whisper.greedy import Batch, decode_greedily, decoding_rules, encode_rows
 from wq.whisper.layers import select, walk
 from wq.whisper.model import load
 from wq.whisper.onednn import OneDNN, attention
@@ -144,7 +144,8 @@ def random_features(rows=9):
 
 
 def decoded(model, features, language=None, limit=LIMIT, kv_cache=None):
-    rows = decode_greedily(model, features, decoding_rules(model, language, limit), kv_cache)
+    rules = decoding_rules(model, language, limit)
+    rows = decode_greedily(model, encode_rows(model, features), len(features), rules, kv_cache)
     end = model.generation_config.eos_token_id
     return [row[:-1] if row[-1] == end else row for row in rows]
 
@@ -215,7 +216,8 @@ def test_an_unknown_language_is_refused():
 def test_keys_and_values_of_an_audio_do_not_depend_on_its_batch_mates():
     model, features = random_model(False), random_features(5)
     with torch.inference_mode():
-        together, alone = Batch(model, features, 4), Batch(model, features[3:4], 4)
+        together = Batch(model, encode_rows(model, features), 5, 4)
+        alone = Batch(model, encode_rows(model, features[3:4]), 1, 4)
     for several, single in zip(together.audio, alone.audio, strict=True):
         for one, other in zip(several.read(), single.read(), strict=True):
             torch.testing.assert_close(one[3:4], other, rtol=1e-5, atol=1e-4)

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from wq.numerics.fake_quant import NonFiniteError
 from wq.whisper.features import log_mel
 from wq.whisper.finite import NonFiniteRow
-from wq.whisper.greedy import Place, decode_greedily, decoding_rules
+from wq.whisper.greedy import Place, decode_greedily, decoding_rules, encode_rows
 from wq.whisper.kv_cache import KVQuantizer
 from wq.whisper.model import Whisper
 
@@ -132,7 +132,8 @@ def transcribe(
             featured = time.perf_counter()
             place.batch = indices
             try:
-                rows = decode_greedily(whisper.model, features.to(device, dtype), rules, kv_cache, place)
+                states = encode_rows(whisper.model, features.to(device, dtype), place)
+                rows = decode_greedily(whisper.model, states, len(indices), rules, kv_cache, place)
             except NonFiniteRow as error:
                 raise NonFiniteUtterance(place.utterances[error.row], error) from None
             result.features_seconds += featured - started

@@ -5,7 +5,7 @@ modules, keys and values written into memory that is there already, rows that ha
 on a CPU the encoder takes a few rows at a time, so that what it computes stays in the processor's cache.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,30 +126,50 @@ def encode(encoder: Any, features: Tensor) -> Tensor:
     return encoder.layer_norm(x)
 
 
+def encode_rows(
+    model: WhisperForConditionalGeneration, features: Tensor, place: Place | None = None
+) -> Iterator[Tensor]:
+    """The encoder's states [some rows, frames, model size] of log-mel features [rows, mels, 2 frames].
+
+    On a CPU as many rows come at a time as stay in its cache.
+
+    NaN or Inf in them raises NonFiniteRow, whose row is one of place's.
+    """
+    rows, frames = len(features), model.config.max_source_positions
+    at_once = max(FRAMES_AT_ONCE // frames, 1) if features.device.type == "cpu" else rows
+    for row in range(0, rows, at_once):
+        if place:
+            place.rows, place.position = range(row, min(row + at_once, rows)), 0
+        with fast_products():
+            states = encode(model.model.encoder, features[row : row + at_once])
+        check_finite(states, "the encoder's states")
+        yield states
+
+
 class Batch:
     """Rows that are decoded together: the keys and values of their audio and of their text so far."""
 
     def __init__(
         self,
         model: WhisperForConditionalGeneration,
-        features: Tensor,
+        states: Iterable[Tensor],
+        rows: int,
         positions: int,
         kv_cache: KVQuantizer | None = None,
         place: Place | None = None,
     ) -> None:
         self.decoder: Any = model.model.decoder
-        rows, frames = features.shape[0], model.config.max_source_positions
+        frames = model.config.max_source_positions
         self.audio = empty_caches(self.decoder, "cross", rows, frames, kv_cache)
         self.text = empty_caches(self.decoder, "self", rows, positions, kv_cache)
-        at_once = max(FRAMES_AT_ONCE // frames, 1) if features.device.type == "cpu" else rows
-        with fast_products():
-            for row in range(0, rows, at_once):
-                if place:
-                    place.rows, place.position = range(row, min(row + at_once, rows)), 0
-                states = encode(model.model.encoder, features[row : row + at_once])
-                check_finite(states, "the encoder's states")
+        row = 0
+        for few in states:
+            if place:
+                place.rows, place.position = range(row, row + len(few)), 0
+            with fast_products():
                 for layer, audio in zip(self.decoder.layers, self.audio, strict=True):
-                    audio.store(*keys_values(states, layer.encoder_attn), first_row=row)
+                    audio.store(*keys_values(few, layer.encoder_attn), first_row=row)
+            row += len(few)
 
     def step(self, tokens: Tensor, position: int) -> Tensor:
         """The decoder's state [rows, model size] after the last of the tokens [rows, n].
@@ -185,20 +205,21 @@ class Batch:
 @torch.inference_mode()
 def decode_greedily(
     model: WhisperForConditionalGeneration,
-    features: Tensor,
+    states: Iterable[Tensor],
+    rows: int,
     rules: Rules,
     kv_cache: KVQuantizer | None = None,
     place: Place | None = None,
 ) -> list[list[int]]:
-    """The tokens of each row of log-mel features [rows, mels, frames].
+    """The tokens of so many rows, whose encoder's states come some rows at a time, as of `encode_rows`.
 
     The last of a row is `rules.end`, unless the row was cut at the limit. A row is decoded once: `generate`
     goes back to the audio where a model writes timestamps, although it was told to write none. `place` is
     kept up to date. NaN or Inf in what the model computes raises NonFiniteRow, whose row is one of place's.
     """
     place = place or Place()
-    rows, device = features.shape[0], features.device
-    batch = Batch(model, features, len(rules.prompt) + rules.limit, kv_cache, place)
+    device = model.device
+    batch = Batch(model, states, rows, len(rules.prompt) + rules.limit, kv_cache, place)
     always, first = (
         torch.tensor(tokens, dtype=torch.long, device=device)
         for tokens in (rules.suppressed, rules.suppressed + rules.suppressed_first)
