@@ -20,7 +20,7 @@ $(VENV)/.installed: $(VENV)/pyvenv.cfg pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.developed: $(VENV)/.installed
-	$(INSTALL) --editable '.[dev,cluster]'
+	$(INSTALL) --editable '.[dev,cluster,server]'
 	@touch $@
 
 .PHONY: setup
@@ -46,6 +46,10 @@ test-all: $(VENV)/.developed ## Every test that this machine can run; each skip 
 test-cluster: $(VENV)/.developed ## Grids on a real one-node Slurm (as root, with slurm-wlm and munge) and in processes
 	$(BIN)/pytest -m 'slurm or slow' -rs tests/test_slurm.py tests/test_launchers.py
 
+.PHONY: test-server
+test-server: $(VENV)/.developed ## Grids on an MLflow server with PostgreSQL (Debian's postgresql), killed and started again
+	$(BIN)/pytest -m 'postgres or slow' -rs tests/test_server.py tests/test_sync.py
+
 .PHONY: lint
 lint: $(VENV)/.developed ## ruff (lint and format) and pyright
 	$(BIN)/ruff check .
@@ -60,6 +64,19 @@ format: $(VENV)/.developed ## Let ruff rewrite what it can
 .PHONY: ui
 ui: $(VENV)/.installed ## MLflow's own page on the same runs, on loopback only
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true $(BIN)/mlflow ui --host 127.0.0.1 --workers 1
+
+# Set here, as a shell may have a HOST of its own; `make server HOST=0.0.0.0` overrules it
+HOST := 127.0.0.1
+PORT := 5000
+DATA := build/server
+
+$(VENV)/.served: $(VENV)/.installed
+	$(INSTALL) --editable '.[server]'
+	@touch $@
+
+.PHONY: server
+server: $(VENV)/.served ## An MLflow server on PostgreSQL (HOST=, PORT=, DATA=), on loopback unless told otherwise
+	@PATH="$(abspath $(BIN)):$$PATH" recipes/server.sh "$(HOST)" "$(PORT)" "$(DATA)"
 
 .PHONY: refs
 refs: $(VENV)/.developed ## Also install the toolkits that the numerics are proven against
