@@ -11,9 +11,9 @@ SOURCE = Path(__file__).parents[1] / "src" / "wq"
 
 ROOMS = {
     # room: what of wq and of the outside it may import
-    "numerics": ({"numerics"}, {"torch"}),
+    "numerics": ({"numerics", "caches"}, {"torch"}),
     "whisper": (
-        {"whisper", "numerics", "hub"},
+        {"whisper", "numerics", "hub", "caches"},
         {"torch", "transformers", "numpy", "safetensors", "tqdm", "huggingface_hub"},
     ),
 }

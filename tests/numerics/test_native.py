@@ -118,11 +118,16 @@ def test_out_of_another_dtype_or_layout():
 
 
 @pytest.mark.parametrize(
-    "environment", [{"WQ_NATIVE": "off"}, {"CC": "false", "PATH": ""}, {"XDG_CACHE_HOME": "/dev/null"}]
+    ("environment", "compiled"),
+    [
+        ({"WQ_NATIVE": "off"}, False),
+        ({"CC": "false", "PATH": "", "WQ_CACHE": "/dev/null"}, False),
+        ({"WQ_CACHE": "/dev/null"}, True),
+    ],
 )
-def test_without_a_compiler_or_a_cache_torch_does_it(environment):
+def test_without_a_compiler_torch_does_it_and_without_a_cache_nothing_is_lost(environment, compiled):
     code = (
-        "import torch, wq; from wq.numerics import native; assert native.library() is None;"
+        f"import torch, wq; from wq.numerics import native; assert bool(native.library()) is {compiled};"
         "print(wq.fake_quantize(torch.tensor([1.0, -6.9, 7.0]), 'int4').tolist())"
     )
     run = subprocess.run(

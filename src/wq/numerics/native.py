@@ -1,28 +1,29 @@
 """native.c, the same fake quantization as one pass over the memory, where the machine has a C compiler.
 
-Compiled once per machine in half a second and kept in the user's cache directory. Without a compiler
-everything runs in torch, with the same result to the bit; WQ_NATIVE=off asks for that.
+Compiled once per machine in half a second and kept in `wq.caches`. Without a compiler everything runs in
+torch, with the same result to the bit; WQ_NATIVE=off asks for that.
 """
 
 import ctypes
-import hashlib
 import os
 import platform
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
 
+from wq import caches
 from wq.numerics.elements import BIAS, MANTISSA_BITS, level_edges
 from wq.numerics.formats import Format
 from wq.numerics.scales import SCALE_LIMITS, e8m0_offset, search_ratios
 
+KIND = "kernels"  # of wq.caches
 SOURCE = Path(__file__).with_name("native.c")
 # No contraction and no fast math: every operation rounds as torch's does.
 FLAGS = ("-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fwrapv", "-shared", "-fPIC")
@@ -63,23 +64,21 @@ def covers(x: Tensor, format: Format) -> bool:
     return x.device.type == "cpu" and few_levels and not format.is_cast and library() is not None
 
 
+_open: list[object] = []  # the file of what is loaded, so that no other process removes it
+
+
 @lru_cache
 def library() -> ctypes.CDLL | None:
     """The compiled native.c, or None where it cannot be had."""
     compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc") or shutil.which("clang")
     if os.environ.get("WQ_NATIVE") == "off" or compiler is None:
         return None
-    source = SOURCE.read_bytes()
     try:
         version = subprocess.run([compiler, "--version"], capture_output=True, timeout=COMPILE_SECONDS).stdout
-        key = hashlib.sha256(b"\0".join([source, version, _processor(), repr(FLAGS).encode()])).hexdigest()[
-            :16
-        ]
-        path = _cache_dir() / f"numerics-{key}.so"
-        if not path.exists():
-            _compile(compiler, path)
-        compiled = ctypes.CDLL(str(path))
-    except (OSError, RuntimeError, subprocess.SubprocessError):  # RuntimeError: there is no home directory
+        compiled = _compiled(
+            compiler, {"source": SOURCE.read_text(), "compiler": version.decode(errors="replace")}
+        )
+    except (OSError, subprocess.SubprocessError):
         return None
     compiled.wq_fake_quantize.argtypes = (
         ctypes.POINTER(Description),
@@ -94,32 +93,36 @@ def library() -> ctypes.CDLL | None:
     return compiled
 
 
-def _processor() -> bytes:
+def _compiled(compiler: str, made_from: dict[str, str]) -> ctypes.CDLL:
+    """Raises OSError where it can be neither compiled nor loaded."""
+    key = caches.digest(made_from | {"processor": _processor(), "flags": " ".join(FLAGS)})
+    kept = caches.find(KIND, key)
+    with TemporaryDirectory() as directory:
+        built = Path(directory) / "numerics.so"
+        if kept is None:
+            _compile(compiler, built)
+            caches.keep(KIND, key, lambda target: shutil.copyfile(built, target))
+            kept = caches.find(KIND, key)
+        compiled = ctypes.CDLL(kept.name if kept else str(built))
+    _open.append(kept)
+    return compiled
+
+
+def _processor() -> str:
     """What -march=native depends on: a cache directory may be shared by machines that differ."""
     cpuinfo = Path("/proc/cpuinfo")
     if not cpuinfo.exists():
-        return f"{platform.machine()} {platform.processor()}".encode()
+        return f"{platform.machine()} {platform.processor()}"
     lines = cpuinfo.read_text().split("\n\n")[0].splitlines()
-    return "\n".join(
-        line for line in lines if line.startswith(("model", "flags", "Features", "CPU"))
-    ).encode()
+    return "\n".join(line for line in lines if line.startswith(("model", "flags", "Features", "CPU")))
 
 
-def _cache_dir() -> Path:
-    directory = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wq"
-    directory.mkdir(parents=True, exist_ok=True)
-    return directory
-
-
-def _compile(compiler: str, path: Path) -> None:
-    """Compile for this processor, or for any of its kind. Other processes may do so at the same time."""
-    with tempfile.TemporaryDirectory(dir=path.parent) as directory:
-        target = Path(directory) / path.name
-        for machine in (("-march=native", "-mprefer-vector-width=512"), ("-march=native",), ()):
-            command = [compiler, *FLAGS, *machine, "-o", str(target), str(SOURCE), "-lm"]
-            if subprocess.run(command, capture_output=True, timeout=COMPILE_SECONDS).returncode == 0:
-                target.replace(path)
-                return
+def _compile(compiler: str, target: Path) -> None:
+    """Compile for this processor, or for any of its kind."""
+    for machine in (("-march=native", "-mprefer-vector-width=512"), ("-march=native",), ()):
+        command = [compiler, *FLAGS, *machine, "-o", str(target), str(SOURCE), "-lm"]
+        if subprocess.run(command, capture_output=True, timeout=COMPILE_SECONDS).returncode == 0:
+            return
     raise OSError(f"{compiler} cannot compile {SOURCE}")
 
 
