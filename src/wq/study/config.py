@@ -28,6 +28,7 @@ from wq.whisper.schemes import (
 
 FEWEST_RESAMPLES = 40  # one beyond either end of the interval
 GRANULARITIES = ("tensor", "channel", "group")
+LONG_AUDIO = ("cut", "chunk")
 
 
 class ConfigurationError(ValueError):
@@ -269,6 +270,7 @@ class Config:
     smoothquant: SmoothQuantConfig = field(default_factory=SmoothQuantConfig)
     kv_cache: KVCacheConfig = field(default_factory=KVCacheConfig)
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
+    long_audio: str = "cut"
     max_new_tokens: int | None = None
     batch_size: int = 32
     limit: int | None = None
@@ -283,6 +285,7 @@ class Config:
 
     def __post_init__(self) -> None:
         _check_choice("granularity", self.granularity, GRANULARITIES)
+        _check_choice("long_audio", self.long_audio, LONG_AUDIO)
         for name in ("group", "max_new_tokens", "batch_size", "limit", "chunk"):
             _check_count(name, getattr(self, name), optional=name in ("group", "limit"))
         if self.seed < 0:

@@ -40,9 +40,11 @@ def effective_spec(
     normaliser: str,
     multilingual: bool,
     calibration: Calibration | None = None,
+    has_long_audio: bool = True,
 ) -> Spec:
     """The effective spec of a configuration; `utterances` is how many are transcribed, `calibration` what
-    is there for a configuration that `needs_calibration`.
+    is there for a configuration that `needs_calibration`, `has_long_audio` whether any of them is longer than
+    the model's window.
 
     Raises ConfigurationError for a format that cannot be, or a role that there is not.
     """
@@ -65,6 +67,8 @@ def effective_spec(
     shares = any(each.quantizer.format.has_tensor_scale for each in weights)
     if config.share_tensor_scale and not shares:
         ignored.append("share_tensor_scale=true")
+    if config.long_audio != "cut" and not has_long_audio:
+        ignored.append(f"long_audio={config.long_audio}")
     for key, each in (("activation", config.activation), ("decoder_activation", config.decoder_activation)):
         ignored += [f"{key}.{setting}" for setting in (_ignored(each) if each else ())]
     ignored += [f"kv_cache.{setting}" for setting in _ignored_of_cache(config.kv_cache)]
@@ -86,6 +90,7 @@ def effective_spec(
         seed=config.seed,
         resamples=config.resamples,
         normaliser=normaliser,
+        long_audio=config.long_audio if has_long_audio else "cut",
         ignored=tuple(ignored),
     )
 

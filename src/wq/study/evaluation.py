@@ -8,11 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 from filelock import FileLock, Timeout
 
 from wq.study import cost, memory, recording, results, wer
-from wq.study.datasets import Speech
 from wq.study.job import Job, load_once
 from wq.study.outliers import alphas_text, write_outliers
 from wq.study.quantization import named, quantized
@@ -34,6 +32,7 @@ from wq.study.tracking import PARENT_VARIABLE
 from wq.whisper.decode import SAMPLING_RATE, NonFiniteUtterance, Transcription, transcribe
 from wq.whisper.geometry import read_geometry
 from wq.whisper.kv_cache import KVQuantizer
+from wq.whisper.long_audio import in_pieces
 from wq.whisper.model import Whisper
 
 
@@ -141,18 +140,23 @@ def evaluate(job: Job, reference: Outcome | None) -> Outcome:
 def transcribed(whisper: Whisper, job: Job, kv_cache: KVQuantizer | None) -> Transcription:
     """The test set as the model now hears it. Raises NonFiniteError that names the utterance."""
     spec, speech = job.spec, job.speech
+    window = whisper.window_seconds if spec.long_audio == "chunk" else float("inf")
+    durations = [utterance.duration for utterance in speech.utterances]
+    pieces = in_pieces(lambda index: speech.read(index, SAMPLING_RATE), durations, window)
     try:
-        return transcribe(
+        heard = transcribe(
             whisper,
-            lambda index: speech.read(index, SAMPLING_RATE),
-            longest_first(speech),
+            pieces.read,
+            pieces.order,
             batch_size=job.config.batch_size,
             max_new_tokens=spec.max_new_tokens,
             language=spec.decoding_language or spec.language,
             kv_cache=kv_cache,
         )
     except NonFiniteUtterance as error:
+        error.index = pieces.pieces[error.index].utterance
         raise named(error, speech) from None
+    return pieces.joined(heard)
 
 
 def notices(row: Row) -> list[str]:
@@ -165,10 +169,3 @@ def notices(row: Row) -> list[str]:
         "empty_hypotheses": "got an empty transcript",
     }
     return [f"{row[name]} of {total} utterances {text}" for name, text in texts.items() if row[name]]
-
-
-def longest_first(speech: Speech) -> list[int]:
-    """Utterances of similar length share a batch; the longest come first, so that a batch too big fails at
-    once."""
-    durations = [utterance.duration or 0.0 for utterance in speech.utterances]
-    return list(np.argsort(-np.asarray(durations), kind="stable"))

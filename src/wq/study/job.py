@@ -12,6 +12,7 @@ from wq.study.datasets import Speech, load_speech
 from wq.study.effective import effective_activations, effective_spec, needs_calibration
 from wq.study.spec import Calibration, Source, Spec
 from wq.study.tracking import Store, default_uri
+from wq.whisper.geometry import POSITIONS_PER_SECOND, read_geometry
 from wq.whisper.model import Whisper, content_hash, facts, load, locate, prompt_length
 from wq.whisper.roles import expand
 
@@ -73,6 +74,7 @@ def prepare(config: Config, overrides: list[str], *, looks_only: bool = False) -
             f"none of the {len(speech.utterances)} references has a word in it; check the dataset's texts"
         )
     calibration = read_calibration(config, speech) if needs_calibration(config) else None
+    window = read_geometry(checkpoint).max_source_positions / POSITIONS_PER_SECOND
     spec = effective_spec(
         config,
         Source(config.model.name, hash_once(checkpoint)),
@@ -81,6 +83,7 @@ def prepare(config: Config, overrides: list[str], *, looks_only: bool = False) -
         wer.NORMALISER,
         multilingual,
         calibration and Calibration(calibration.split, len(calibration.utterances), calibration.content_hash),
+        any(utterance.duration > window for utterance in speech.utterances),
     )
     store = Store(config.tracking_uri or default_uri(), config.experiment_name)
     if not looks_only:

@@ -19,7 +19,7 @@ SHORTEST = 4  # characters of an id's beginning
 LISTED = 10
 TELLING = (  # one candidate from another
     *(*TAGGED, "language", "limit", "calibration.split", "calibration.utterances"),
-    *("max_new_tokens", "seed", "resamples"),
+    *("max_new_tokens", "long_audio", "seed", "resamples"),
 )
 
 

@@ -45,6 +45,7 @@ def spec_columns(spec: Spec) -> Row:
         "language": spec.decoding_language or spec.language,
         "limit": spec.limit,
         "max_new_tokens": spec.max_new_tokens,
+        "long_audio": spec.long_audio,
         "seed": spec.seed,
         "resamples": spec.resamples,
     }

@@ -62,6 +62,7 @@ class Spec:
     seed: int
     resamples: int
     normaliser: str
+    long_audio: str = "cut"
     ignored: tuple[str, ...] = ()
 
     @property
@@ -117,6 +118,8 @@ class Spec:
             settings[name] = settings[name]["content_hash"]
         # The content hash tells which utterances were chosen.
         del settings["ignored"], settings["limit"]
+        if self.long_audio == "cut":  # as it always was, before there was a choice
+            del settings["long_audio"]
         if self.calibration:
             settings["calibration"] = self.calibration.content_hash
         settings["versions"] = [NUMERICS_VERSION, DECODING_VERSION]
