@@ -97,6 +97,7 @@ def run_application(application: Callable[[], None]) -> None:
     interrupted = False
     try:
         with told():
+            refuse_passwords(sys.argv[1:])
             application()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -105,6 +106,18 @@ def run_application(application: Callable[[], None]) -> None:
         with told():
             finish(Grid.launched, "KILLED" if interrupted else "FAILED" if failures else "FINISHED")
     leave(wants_traceback, 130 if interrupted else 1 if failures else 0)
+
+
+def refuse_passwords(arguments: list[str]) -> None:
+    """Hydra keeps the command line in files, and so does every result."""
+    from wq.study.reachability import without_password
+
+    for text in arguments:
+        if without_password(text) != text:
+            raise ValueError(
+                f"{without_password(text)} holds a password, which would be kept with every result; set "
+                "MLFLOW_TRACKING_URI to the address instead"
+            )
 
 
 def _interrupt(number: int, frame: object) -> None:

@@ -42,8 +42,10 @@ def database_file(uri: str) -> Path | None:
 
 
 def without_password(uri: str) -> str:
-    """A URI as messages may show it."""
-    return re.sub(r"(://[^/:@]*):[^/@]*@", r"\1:***@", uri)
+    """A URI, or a text with some in it, as messages may show it: all between the first colon and the last @ of
+    a place is the password, and so is what a parameter of that name holds."""
+    shown = re.sub(r"(://[^/:@\s]*):[^/\s]*@", r"\1:***@", uri)
+    return re.sub(r"([?&]password=)[^&\s]+", r"\1***", shown)
 
 
 def probe(uri: str) -> None:
