@@ -136,6 +136,7 @@ SAME = [
     ({"decoder_format": "int4"}, {}),
     ({"format": "int4", "roles": ["decoder"]}, {"format": "fp32", "decoder_format": "int4"}),
     ({"share_tensor_scale": True}, {}),
+    ({"long_audio": "cut"}, {}),
     ({"activation": ActivationConfig()}, {"activation": activation("fp32")}),
     ({"activation": activation(calibrator="mse")}, {"activation": activation()}),
     ({"activation": activation(), "decoder_activation": activation()}, {"activation": activation()}),
@@ -158,6 +159,7 @@ DIFFERENT = [
     ({"roles": ["encoder"]}, {}),
     ({"multilingual": True, "language": "de"}, {"multilingual": True, "language": "en"}),
     ({"max_new_tokens": 10}, {}),
+    ({"long_audio": "chunk"}, {}),
     ({"seed": 1}, {}),
     ({"activation": activation()}, {"activation": activation("int4")}),
     ({"activation": activation()}, {"activation": activation(granularity="tensor")}),
@@ -252,6 +254,13 @@ def test_the_fingerprint_is_stable():
     assert replace(spec(), ignored=("anything",)).fingerprint == spec().fingerprint
 
 
+def test_pieces_where_nothing_is_longer_than_the_window_are_no_other_point():
+    config = configuration(long_audio="chunk")
+    short = effective_spec(config, MODEL, DATASET, 320, "normaliser-1", False, has_long_audio=False)
+    assert short.fingerprint == spec().fingerprint
+    assert short.ignored == ("long_audio=chunk",)
+
+
 def test_limit_is_told_where_it_chose():
     assert spec(limit=320).limit == 320
     assert spec(limit=1000).limit is None
@@ -263,6 +272,7 @@ def test_limit_is_told_where_it_chose():
         ({"group": -1}, "group=-1 must be at least 1"),
         ({"group": 0}, "group=0 must be at least 1"),
         ({"batch_size": 0}, "batch_size=0 must be at least 1"),
+        ({"long_audio": "split"}, "long_audio=split is unknown; choose one of cut, chunk"),
         ({"granularity": "row"}, "granularity=row is unknown; choose one of tensor, channel, group"),
         ({"device": "gpu"}, "device=gpu is unknown"),
         ({"roles": []}, "name a role"),

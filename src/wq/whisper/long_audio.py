@@ -1,9 +1,9 @@
 """Audio longer than the model's window, in pieces that fit into it.
 
-The rule of `long_audio=chunk`: as long as what is left does not fit into the window, a piece of it ends within
-the last fifth of the window, in the middle of the quietest 100 ms there (the least energy; of equally quiet
-ones the first). Every piece is transcribed on its own, and the texts are joined by a space. Pieces follow from
-the audio alone, so a transcript depends neither on the batch nor on the order.
+The rule of `long_audio=chunk`: as long as what is left does not fit into the window, a piece of it ends
+within the last fifth of the window, in the middle of the quietest 100 ms there (the least energy; of equally
+quiet ones the last). Every piece is transcribed on its own, and the texts are joined by a space. Pieces
+follow from the audio alone, so a transcript depends neither on the batch nor on the order.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,7 +30,8 @@ def ends_of_pieces(audio: np.ndarray, window: int) -> list[int]:
         first = start + window - round(window * SEARCHED)
         searched = audio[first : start + window].astype(np.float64)
         energy = np.concatenate([[0.0], np.cumsum(searched**2)])
-        start = first + int(np.argmin(energy[QUIET:] - energy[:-QUIET])) + QUIET // 2
+        quiet = energy[QUIET:] - energy[:-QUIET]
+        start = first + len(quiet) - 1 - int(np.argmin(quiet[::-1])) + QUIET // 2
         ends.append(start)
     return [*ends, len(audio)]
 
