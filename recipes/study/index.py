@@ -1,0 +1,93 @@
+"""The index of a set's results: what was run on what, with which versions, by which command."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tables import as_csv
+
+from wq.study.results import Row, write_whole
+from wq.study.scenes import Scene, interval, number, percent
+
+SETS = {
+    "nano-clean": "The shipped model on the shipped speech, split `clean`: synthetic voices reading commands.",
+    "nano-other": "The shipped model on the shipped speech, split `other`: commands with noise.",
+    "real": "The convolution, attention, MLP and norm weights of OpenAI's tiny.en with a re-learned token "
+    "embedding, which makes far more errors than tiny.en itself, on human speech: adults reading English "
+    "that is not their first language (speechocean762, OpenSLR 101, CC BY 4.0). Paired differences are "
+    "what it is for.",
+}
+FOLDERS = {"model.path": "DIR/checkpoint", "dataset.path": "DIR/speech"}  # of the set `real`
+COUNTS = ("experiment", "finished", "points")
+
+
+def write_index(
+    directory: Path, scene: Scene, counts: Mapping[str, tuple[int, int]], settings: Sequence[str]
+) -> None:
+    """`README.md`, and `experiments.csv`: of every experiment, how many of its points are finished, and how
+    many it has. What other experiments have written stays."""
+    file, name = directory / "experiments.csv", directory.name
+    earlier = {row["experiment"]: row for row in read(file)} if file.exists() else {}
+    new = {each: dict(zip(COUNTS, (each, *found), strict=True)) for each, found in counts.items()}
+    rows = [row for _, row in sorted((earlier | new).items())]
+    write_whole(file, as_csv(COUNTS, rows))
+    at = "real model.path=DIR/checkpoint dataset.path=DIR/speech" if name == "real" else name
+    lines = [
+        f"# {name}",
+        "",
+        f"{SETS[name]} {facts(scene)}",
+        "",
+        "| experiment | points | table | picture |",
+        "| --- | ---: | --- | --- |",
+        *(f"| {' | '.join(cells(directory, row))} |" for row in rows),
+        "",
+        "[pairs.csv](pairs.csv) has the paired differences between points neither of which is the reference "
+        "that [recipes/study/pairs.yaml](../../../recipes/study/pairs.yaml) lists. Rates are fractions, sizes "
+        "bytes, intervals of 95 %; `wer_delta` is against fp32, and `front` says where a point stands "
+        "among those of its table: on, off or undecided.",
+        "",
+        "All of it again, from nothing, and one experiment alone:",
+        "",
+        "```",
+        f"python recipes/study/run.py {at}",
+        f"python -m wq.main -m +experiment=NAME {' '.join(without_paths(settings))}",
+        "```",
+    ]
+    write_whole(directory / "README.md", "\n".join(lines) + "\n")
+
+
+def facts(scene: Scene) -> str:
+    reference = scene.reference
+    assert reference is not None
+    versions = {column: {str(row.get(column)) for row in scene.rows} for column in reference}
+    told = ", ".join(
+        f"{column.removeprefix('version_')} {' and '.join(sorted(found))}"
+        for column, found in versions.items()
+        if column.startswith("version_")
+    )
+    return (
+        f"{reference['utterances']} utterances, {reference['reference_words']:,} words; fp32 "
+        f"{percent(number(reference, 'wer'))} % {interval(reference, 'wer')}. On the CPU, with {told}."
+    )
+
+
+def cells(directory: Path, row: Row) -> tuple[str, ...]:
+    name, found, asked = (str(row[column]) for column in COUNTS)
+    picture = f"{name}.svg" if (directory / f"{name}.svg").exists() else ""
+    return (
+        name,
+        found if found == asked else f"{found} of {asked}",
+        f"[{name}.csv]({name}.csv)",
+        f"[{picture}]({picture})" if picture else "",
+    )
+
+
+def read(file: Path) -> list[Row]:
+    with file.open(encoding="utf-8", newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+def without_paths(settings: Sequence[str]) -> list[str]:
+    """The settings, with DIR for what is only on this machine."""
+    pairs = (text.split("=", 1) for text in settings)
+    return [f"{key}={FOLDERS.get(key, value) if '/' in value else value}" for key, value in pairs]

@@ -1,0 +1,117 @@
+"""Make the study's results anew: run its experiments, and write docs/results/SET.
+
+    python recipes/study/run.py nano-clean                    # every experiment on the shipped model
+    python recipes/study/run.py nano-other tradeoff kv_cache  # two of them
+    python recipes/study/run.py real model.path=DIR/checkpoint dataset.path=DIR/speech
+    python recipes/study/run.py nano-other norun=true         # only the tables, of what the store has
+
+An experiment is the grid of conf/experiment/NAME.yaml, run in one process for every core. The store is that
+of the directory it is called in, or of MLFLOW_TRACKING_URI: what it has is not run again, so that a study
+which was interrupted goes on. Settings of a job are for all grids; out=DIR is another place for the tables.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from index import write_index
+from tables import read_questions, write_experiment, write_pairs
+
+from wq.catalogue import conf_dir
+from wq.study.config import compose
+from wq.study.job import prepare
+from wq.study.results import one_line
+from wq.study.scenes import Scene, is_finished, reference_of, scenes
+from wq.study.selection import Selection, of_stores
+from wq.study.tracking import Store, default_uri
+
+HERE = Path(__file__).parent
+RESULTS = HERE.parents[1] / "docs" / "results"
+TESTS = ("smoke", "published")  # experiments without a table
+
+# What a set adds to the command of an experiment
+SETS = {
+    "nano-clean": ("model=nano", "dataset=commands", "dataset.split=clean"),
+    "nano-other": ("model=nano", "dataset=commands", "dataset.split=other"),
+    "real": (
+        *("dataset=manifest", "dataset.split=test", "dataset.calibration_split=calibration"),
+        *("dataset.name=speechocean762", "max_new_tokens=40"),
+    ),
+}
+
+
+def main(arguments: Sequence[str]) -> None:
+    words = [text for text in arguments if "=" not in text]
+    name, named = (words or [""])[0], words[1:]
+    given = [text for text in arguments if "=" in text and not text.startswith(("out=", "norun="))]
+    if name not in SETS:
+        raise ValueError(
+            f"set {name or 'missing'}: choose one of {', '.join(SETS)}, then experiments or none"
+        )
+    unknown = next((each for each in named if each not in known()), None)
+    if unknown:
+        raise ValueError(f"experiment {unknown} is unknown; choose among {', '.join(known())}")
+    if name == "real" and not any(text.startswith("model.path=") for text in given):
+        raise ValueError("the set real does not ship with wq; give model.path=DIR and dataset.path=DIR")
+    settings = [*SETS[name], *given]
+    own = dict(text.split("=", 1) for text in arguments if text not in (*words, *given))
+    if own.get("norun") != "true":
+        for experiment in named or known():
+            run(experiment, settings)
+    tabulate(Path(own.get("out", RESULTS)), name, named or known(), settings)
+
+
+def known() -> list[str]:
+    """The experiments that have a table."""
+    return sorted(path.stem for path in (conf_dir() / "experiment").glob("*.yaml") if path.stem not in TESTS)
+
+
+def run(experiment: str, settings: Sequence[str]) -> None:
+    """The grid, in processes; a point that fails is told of, and left out of the tables."""
+    command = ["-m", "wq.main", "-m", f"+experiment={experiment}", "hydra/launcher=joblib", *settings]
+    subprocess.run([sys.executable, *command], env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False)
+
+
+def tabulate(out: Path, name: str, experiments: Sequence[str], settings: Sequence[str]) -> None:
+    """The tables of these experiments, as far as the store has their points; the pairs, and the index."""
+    selection = of_stores([Store(default_uri(), "wq")])
+    finished = {row["fingerprint"]: row for row in selection.rows if is_finished(row)}
+    counts, reference = {}, ""
+    for experiment in experiments:
+        reference, *asked = fingerprints(experiment, settings)
+        found = [key for key in asked if key in finished]
+        print(f"{name} {experiment}: {len(found)} of {len(asked)} points", flush=True)
+        if found and reference in finished:
+            counts[experiment] = len(found), len(asked)
+            write_experiment(out / name, experiment, scene_of(selection, [reference, *found]))
+    if not counts:
+        raise ValueError(f"the store {default_uri()} has no point of these; run them, without norun=true")
+    scene = scene_of(selection, [key for key, row in finished.items() if reference_of(row) == reference])
+    write_pairs(out / name, scene, read_questions(HERE / "pairs.yaml"))
+    write_index(out / name, scene, counts, settings)
+
+
+def fingerprints(experiment: str, settings: Sequence[str]) -> list[str]:
+    """Of an experiment's reference, and of its other points, each once."""
+    specs = [
+        prepare(config, [], looks_only=True).spec
+        for config in compose([f"+experiment={experiment}", *settings])
+    ]
+    return list(dict.fromkeys([specs[0].reference().fingerprint, *(spec.fingerprint for spec in specs)]))
+
+
+def scene_of(selection: Selection, fingerprints: Sequence[str]) -> Scene:
+    """These points of the store, which are of one model and test set."""
+    chosen = set(fingerprints)
+    rows = [row for row in selection.rows if row.get("fingerprint") in chosen and is_finished(row)]
+    (scene,) = scenes(rows, selection.transcripts)
+    return scene
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except Exception as error:
+        sys.exit(f"error: {one_line(error)}")

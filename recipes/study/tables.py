@@ -1,0 +1,112 @@
+"""The study's tables: what is the same on every run of the same versions, as CSV, and pictures of it."""
+
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from string import Formatter
+from typing import Any
+
+import yaml
+
+from wq.study import figures
+from wq.study.comparison import Side, difference
+from wq.study.pareto import front
+from wq.study.report import scene_marks
+from wq.study.results import Row, read_rows, write_whole
+from wq.study.scenes import Scene, number
+
+DIGITS = 6  # after the point, of what is no count
+
+COLUMNS = (
+    *("point", "is_reference", "format", "granularity", "group", "roles", "activation", "kv_cache"),
+    *("smoothquant", "smoothquant_alphas", "wer", "wer_ci_low", "wer_ci_high"),
+    *("wer_delta", "wer_delta_ci_low", "wer_delta_ci_high", "wer_delta_p", "wer_delta_p_holm"),
+    *("wer_delta_mapsswe_p", "unchanged", "no_worse", "substitutions", "deletions", "insertions"),
+    *("reference_words", "utterances", "cer", "empty_hypotheses", "capped_transcripts"),
+    *("linear_bytes", "model_bytes", "bits_per_weight", "kv_cache_bytes", "memory_bytes"),
+    *("front", "on_front", "fingerprint"),
+)
+PAIR_COLUMNS = (
+    *("question", "first", "second", "first_wer", "second_wer"),
+    *("wer_delta", "wer_delta_ci_low", "wer_delta_ci_high", "wer_delta_p", "wer_delta_mapsswe_p"),
+    *("unchanged", "first_linear_bytes", "second_linear_bytes"),
+)
+
+# What an experiment's points are weighed by, where it is not their layers
+SIZES = {"kv_cache": ("kv_cache_bytes", "Keys and values of an utterance, MB")}
+PICTURES = ("wer_by_format", "tradeoff", "activation", "kv_cache")
+
+
+def write_experiment(directory: Path, experiment: str, scene: Scene) -> None:
+    """`EXPERIMENT.csv`, the smallest points first, each with where it stands against the others of its
+    experiment; and the picture of those that have one."""
+    own = figures.MODEL_SIZE if scene.is_whole_model else figures.LINEAR_SIZE
+    column, title = SIZES.get(experiment, (scene.size_column, own))
+    standing = scene.standing_by(column)
+    on_front = front([(number(row, column), number(row, "wer")) for row in scene.rows])
+    rows = [
+        row | {"front": standing[n], "on_front": on_front[n], "wer_delta_p_holm": scene.corrected_p[n]}
+        for n, row in enumerate(scene.rows)
+    ]
+    rows.sort(key=lambda row: (row[column], row["wer"], row["point"]))
+    write_whole(directory / f"{experiment}.csv", as_csv(COLUMNS, rows))
+    if experiment not in PICTURES:
+        return
+    marks = [
+        replace(mark, size=scene.rows[n][column] / 1e6, on_front=on_front[n], standing=standing[n])
+        for n, mark in zip(scene.drawn, scene_marks(scene), strict=True)
+    ]
+    panel = figures.pareto_panel(marks, figures.format_colours(marks), title, f"{experiment}: {scene.name}")
+    write_whole(directory / f"{experiment}.svg", figures.column([panel]))
+
+
+def write_pairs(directory: Path, scene: Scene, questions: Mapping[str, Any]) -> None:
+    """`pairs.csv`: the paired differences of those pairs whose points are there."""
+    points = {row["point"]: row for row in scene.rows}
+
+    def side(name: str) -> Side:
+        row = points[name]
+        return Side(row, read_rows(scene.transcripts[row["fingerprint"]]), name)
+
+    rows = []
+    for question, first, second in pairs(questions):
+        if first in points and second in points:
+            found = difference(side(first), side(second))
+            compared = found.comparison
+            values = (found.scores[0].wer, found.scores[1].wer, compared.delta, compared.low, compared.high)
+            values += (compared.p, found.matched.p, compared.unchanged)
+            values += (points[first]["linear_bytes"], points[second]["linear_bytes"])
+            rows.append(dict(zip(PAIR_COLUMNS, (question, first, second, *values), strict=True)))
+    write_whole(directory / "pairs.csv", as_csv(PAIR_COLUMNS, rows))
+
+
+def pairs(questions: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """(question, first, second) for every combination of a question's lists that fills its two templates."""
+    for question, entry in questions.items():
+        templates = entry["first"], entry["second"]
+        names = dict.fromkeys(
+            field for text in templates for _, field, *_ in Formatter().parse(text) if field
+        )
+        for values in product(*(entry[name] for name in names)):
+            filled = dict(zip(names, values, strict=True))
+            first, second = (text.format(**filled) for text in templates)
+            yield question, first, second
+
+
+def read_questions(file: Path) -> dict[str, Any]:
+    return yaml.safe_load(file.read_text(encoding="utf-8"))
+
+
+def as_csv(columns: Sequence[str], rows: Sequence[Row]) -> str:
+    file = io.StringIO()
+    writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({column: _cell(row.get(column)) for column in columns} for row in rows)
+    return file.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    return round(value, DIGITS) + 0.0 if isinstance(value, float) else value
