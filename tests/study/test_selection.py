@@ -13,7 +13,7 @@ from wq.commands.report import build
 from wq.study import results
 from wq.study.config import DatasetConfig
 from wq.study.recording import TABLE, parameters, source, tags, write_table
-from wq.study.selection import Selection, of_stores, of_sweep
+from wq.study.selection import Selection, alternatives, of_stores, of_sweep
 from wq.study.tracking import FINGERPRINT, PID, TABLES, Store
 
 
@@ -56,6 +56,29 @@ def test_a_filter_keeps_the_references_of_what_remains(store, tmp_path):
     assert points(of_stores([store], "metrics.wer < 0.2", {"model": "nano"})).keys() == {"fp32", "int8"}
     assert points(of_stores([store], "tags.format = 'int8'")).keys() == {"fp32", "int8"}
     assert points(of_stores([store], "metrics.wer > 9")) == {}
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ("int4", {"int4"}),
+        ("int4,nvfp4", {"int4", "nvfp4"}),
+        ("[encoder,decoder]", {"encoder+decoder"}),
+        ("[encoder, decoder],[conv]", {"encoder+decoder", "conv"}),
+        ("W4A8 int4-g128 / int8-token,fp32", {"W4A8 int4-g128 / int8-token", "fp32"}),
+    ],
+)
+def test_values_are_spelt_as_on_the_command_line_of_a_job(values, expected):
+    assert alternatives(values) == expected
+
+
+@pytest.mark.parametrize("out", ["", "taken", "taken/below"])
+def test_a_report_goes_to_a_directory(store, tmp_path, monkeypatch, out):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken").write_text("a file")
+    finish(store, tmp_path, "fp32", 0.25)
+    with pytest.raises(ValueError, match=f"^out={out} is no directory, and none can be made there"):
+        build([f"out={out}", f"tracking_uri={store.uri}"])
 
 
 @pytest.mark.parametrize(

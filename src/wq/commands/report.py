@@ -12,6 +12,7 @@ results.tex, pareto.png and pareto.svg.
   wq report                          every point
   wq report model=nano split=other   points with these values, and the references they are compared with
   wq report format=int4,nvfp4        the same for several values; any column of the results will do
+  wq report roles=[encoder,decoder]  lists as on the command line of a job
   wq report filter="metrics.wer < 0.2 and params.format = 'int4'"   a filter in MLflow's syntax
   wq report out=DIR                  where the files go (outputs/report)
   wq report tracking_uri=URI         which store ($MLFLOW_TRACKING_URI, or else sqlite:///mlflow.db)
@@ -29,7 +30,7 @@ def build(arguments: list[str]) -> None:
     from wq.study.tracking import Store, default_uri
 
     settings = dict(_split(text) for text in arguments)
-    out = Path(settings.pop("out", "outputs/report"))
+    out = _directory(settings.pop("out", "outputs/report"))
     uri = settings.pop("tracking_uri", None) or default_uri()
     experiments = settings.pop("experiment_name", "wq")
     query = settings.pop("filter", "")
@@ -44,6 +45,13 @@ def build(arguments: list[str]) -> None:
     written = write_report(selection, out, "wq report")
     print(format_table(selection))
     print("\n".join(str(path) for path in written.paths))
+
+
+def _directory(text: str) -> Path:
+    path = Path(text)
+    if not text or any(each.exists() and not each.is_dir() for each in (path, *path.parents)):
+        raise ValueError(f"out={text} is no directory, and none can be made there; name another")
+    return path
 
 
 def _counted(rows: list[dict]) -> str:

@@ -1,5 +1,6 @@
 """What a report is of: points with their results, points without one, and where the transcripts lie."""
 
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -122,7 +123,7 @@ def chosen(rows: list[Row], settings: Mapping[str, str]) -> list[Row]:
     columns = {column for row in rows for column in row}
     if rows and (unknown := next((column for column in settings if column not in columns), None)):
         raise ValueError(f"{unknown} is no column of the results; choose one of {', '.join(sorted(columns))}")
-    accepted = {column: values.split(",") for column, values in settings.items()}
+    accepted = {column: alternatives(values) for column, values in settings.items()}
     matches = [all(str(row.get(column)) in accepted[column] for column in accepted) for row in rows]
     needed = {
         reference_of(row) for row, match in zip(rows, matches, strict=True) if match and is_finished(row)
@@ -132,3 +133,11 @@ def chosen(rows: list[Row], settings: Mapping[str, str]) -> list[Row]:
         for row, match in zip(rows, matches, strict=True)
         if match or (row.get("is_reference") and reference_of(row) in needed)
     ]
+
+
+def alternatives(values: str) -> set[str]:
+    """`int4,nvfp4` are two values, `[encoder,decoder]` is one, which rows spell `encoder+decoder`."""
+    return {
+        "+".join(map(str.strip, value[1:-1].split(","))) if value.startswith("[") else value
+        for value in re.findall(r"\[[^]]*\]|[^,]+", values)
+    }
