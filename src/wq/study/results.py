@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from wq.study.reachability import without_password
+
 RESULT, TRANSCRIPTS, REFERENCE, ERROR = "result.json", "transcripts.jsonl", "reference.json", "error.txt"
 DIAGNOSIS = OUTLIERS, OUTLIERS_PICTURE = "activation_outliers.csv", "activation_outliers.png"  # of smoothing
 
@@ -57,7 +59,7 @@ def one_line(error: BaseException) -> str:
     by their type."""
     origin = type(error).__module__.partition(".")[0]
     told = [error, error.__cause__] if origin in ("hydra", "omegaconf") and error.__cause__ else [error]
-    text = " ".join(" ".join(str(part) for part in told).split())
+    text = without_password(" ".join(" ".join(str(part) for part in told).split()))
     text = re.sub(r" full_key: \S*( reference_type=\S+)? object_type=\S+", "", text)  # omegaconf's own notes
     explained = isinstance(error, ValueError | OSError) or origin in ("wq", "hydra", "omegaconf")
     return text if explained and text else f"{type(error).__name__}: {text}"
@@ -66,7 +68,7 @@ def one_line(error: BaseException) -> str:
 def write_failure(directory: Path, error: Exception) -> None:
     """`error.txt`: the error as one line, then where it came from."""
     trace = "".join(traceback.format_exception(error))
-    write_whole(directory / ERROR, f"{one_line(error)}\n\n{trace}")
+    write_whole(directory / ERROR, f"{one_line(error)}\n\n{without_password(trace)}")
 
 
 def forget(sweep: Path) -> None:
