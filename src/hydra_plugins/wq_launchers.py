@@ -197,10 +197,13 @@ class Slurm(_Elsewhere):
 
     def known(self) -> set[str]:
         """The fingerprints of the points that the store has."""
-        from wq.study.tracking import FINGERPRINT, Store, default_uri
+        from wq.study.grid import open_store
+        from wq.study.tracking import FINGERPRINT
 
-        store = Store(self.config.tracking_uri or default_uri(), self.config.experiment_name)
-        return {run.data.tags[FINGERPRINT] for run in store.runs("attributes.status = 'FINISHED'")}
+        store = open_store(self.config)
+        with store.spared():
+            return {run.data.tags[FINGERPRINT] for run in store.runs("attributes.status = 'FINISHED'")}
+        return set()
 
     def is_in(self, known: set[str], overrides: Sequence[str]) -> bool:
         """Whether a point needs no job, as the store has it and its reference."""

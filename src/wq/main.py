@@ -33,15 +33,18 @@ def run(config: Config, directory: Path, overrides: list[str]) -> None:
 
     job = prepare(config, overrides)
     # After it, as they import torch: what is wrong with the configuration is said before
-    from wq.study import evaluation, report, results
+    from wq.study import evaluation, progress, report, results
 
     tell_ignored(job.spec)
+    kept = progress.sweep_of(directory) or directory
+    job.store.tell_failure(kept)
     reference = None if job.spec.is_reference else evaluation.obtain(job.reference(), directory / "reference")
     if reference:
         results.write_row(directory / results.REFERENCE, reference.row)
         if not reference.reused:
             print(report.format_line(reference.row))
     outcome = evaluation.obtain(job, directory, reference)
+    job.store.tell_failure(kept)
     for notice in evaluation.notices(outcome.row):
         print(f"{job.spec.point}: {notice}", file=sys.stderr)
     print(report.format_line(outcome.row) + ("  (from the store)" if outcome.reused else ""))

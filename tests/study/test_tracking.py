@@ -118,7 +118,7 @@ def test_an_sqlite_store_is_a_file(uri):
 )
 def test_a_server_that_is_down_is_told_soon(uri, capfd):
     start = time.monotonic()
-    text = refusal(Store(uri, "wq").check)
+    text = refusal(lambda: Store(uri, "wq").experiment_id)
     assert time.monotonic() - start < 5
     assert text.startswith(f"tracking_uri={without_password(uri)} cannot be used (")
     assert "Connection refused" in text

@@ -1,18 +1,14 @@
 """A point, evaluated: load, quantize, transcribe, score and measure; or found in the store."""
 
-import errno
 import os
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from wq.study import cost, memory, recording, results, wer
 from wq.study.job import Job, load_once
+from wq.study.locks import alone
 from wq.study.outliers import alphas_text, write_outliers
+from wq.study.progress import sweep_of
 from wq.study.quantization import named, quantized
 from wq.study.results import Row
 from wq.study.rows import (
@@ -27,8 +23,7 @@ from wq.study.rows import (
     versions,
 )
 from wq.study.size import model_size, plain_bits
-from wq.study.spec import Spec
-from wq.study.tracking import PARENT_VARIABLE
+from wq.study.tracking import PARENT_VARIABLE, milliseconds
 from wq.whisper.decode import SAMPLING_RATE, NonFiniteUtterance, Transcription, transcribe
 from wq.whisper.geometry import read_geometry
 from wq.whisper.kv_cache import KVQuantizer
@@ -39,40 +34,30 @@ from wq.whisper.model import Whisper
 def obtain(job: Job, directory: Path, reference: Outcome | None = None) -> Outcome:
     """The point's results: from the store where it has them, else by running it, once however many jobs ask
     together. Either way its files are left in the directory."""
-    with alone(job.spec):
-        found = None if job.config.rerun else job.store.find(job.spec.fingerprint)
+    with alone(job.spec.fingerprint, job.spec.point):
+        found = None if job.config.rerun else files_of(job, directory)
         if found is None:
             return record(job, directory, reference)
         # The same numbers under this job's own names: the model may have been called otherwise before
-        row = job.store.read_result(found) | spec_columns(job.spec) | {"command": job.command}
-        outcome = Outcome(row, job.store.read_transcripts(found), reused=True)
+        row = results.read_row(found[results.RESULT]) | spec_columns(job.spec) | {"command": job.command}
+        outcome = Outcome(row, results.read_rows(found[results.TRANSCRIPTS]), reused=True)
         for name in results.DIAGNOSIS if job.spec.smoothquant else ():
-            results.write_whole(directory / name, job.store.artifact(found, name).read_bytes())
+            results.write_whole(directory / name, found[name].read_bytes())
+    (directory / results.RECORD).unlink(missing_ok=True)  # of what lay here before
     write_files(directory, outcome)
     return outcome
 
 
-@contextmanager
-def alone(spec: Spec) -> Iterator[None]:
-    """Nobody else runs this point meanwhile. The operating system frees the lock of a process that dies, and
-    over NFS the server does. Where a file system has no such locks nobody waits: a lock that is but a file
-    would outlive its holder. The point may then be run twice, with equal results."""
-    directory = Path(".wq") / "locks"
-    directory.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(directory / f"{spec.fingerprint}.lock", fallback_to_soft=False)
-    try:
-        lock.acquire(timeout=2)
-    except Timeout:
-        print(f"{spec.point}: waiting for another process that runs it", file=sys.stderr)
-        lock.acquire()
-    except OSError as error:
-        if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
-            raise
-        print(f"{directory} has no locks ({error.strerror}): jobs may run a point twice", file=sys.stderr)
-    try:
-        yield
-    finally:
-        lock.release()
+def files_of(job: Job, directory: Path) -> dict[str, Path] | None:
+    """The files of the point's finished run by their names: the store's, or those of another job of this
+    grid, which the store could not take. None where there is none."""
+    names = [results.RESULT, results.TRANSCRIPTS, *(results.DIAGNOSIS if job.spec.smoothquant else ())]
+    with job.store.spared():
+        if run := job.store.find(job.spec.fingerprint):
+            return {name: job.store.artifact(run, name) for name in names}
+    sweep = sweep_of(directory)
+    done = results.find(sweep, job.spec.fingerprint) if sweep else None
+    return {name: done / name for name in names} if done else None
 
 
 def write_files(directory: Path, outcome: Outcome) -> None:
@@ -84,13 +69,18 @@ def write_files(directory: Path, outcome: Outcome) -> None:
 
 
 def record(job: Job, directory: Path, reference: Outcome | None) -> Outcome:
-    """Run the point under an MLflow run, and leave its files in the directory."""
-    columns = spec_columns(job.spec)
-    tags = recording.tags(job.spec.fingerprint, columns)
-    with job.store.running(job.spec.point, tags, os.environ.get(PARENT_VARIABLE)) as run_id:
+    """Run the point under an MLflow run, and leave its files in the directory. What the store does not take
+    is in them too."""
+    columns, store = spec_columns(job.spec), job.store
+    tags, started = recording.begin(job.spec.fingerprint, columns, job.command), milliseconds()
+    with store.running(job.spec.point, tags, os.environ.get(PARENT_VARIABLE), started) as run_id:
         outcome = evaluate(job, reference)
+        run = recording.describe(store, tags, started, job.spec, columns, job.config, outcome.row)
+        recording.keep(run, directory)
         write_files(directory, outcome)
-        recording.record(job.store, run_id, job.spec, columns, job.config.dataset, outcome.row, directory)
+        if run_id:
+            with store.spared():
+                recording.write(store, run_id, run, directory)
     return outcome
 
 

@@ -5,16 +5,20 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from wq.study.config import respell
+
+if TYPE_CHECKING:
+    from wq.study.report import Report
+    from wq.study.tracking import Store
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 HOW = ("chunk=", "detach=")  # settings that say how a grid is run, not which
@@ -29,8 +33,8 @@ class Sweep:
     """The grid that this process has launched."""
 
     directory: Path
-    parent_run: str | None
-    store: Any
+    parent_run: str | None  # None where the store cannot be reached
+    store: "Store"
 
 
 class Grid(Callback):
@@ -45,17 +49,31 @@ class Grid(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         from wq.study.results import forget
-        from wq.study.tracking import PARENT_VARIABLE, Store, default_uri
+        from wq.study.tracking import PARENT_VARIABLE
 
-        overrides = [text for text in config.hydra.overrides.task if not text.startswith(HOW)]
-        store = Store(config.tracking_uri or default_uri(), config.experiment_name)
-        store.check()
-        store.close_stale()
-        identity = hashlib.sha256("\n".join(sorted(overrides)).encode()).hexdigest()[:16]
-        parent = store.open_grid(identity, " ".join(overrides) or "grid")
-        os.environ[PARENT_VARIABLE] = parent
-        forget(Path(config.hydra.sweep.dir))
-        Grid.launched = Sweep(Path(config.hydra.sweep.dir), parent, store)
+        sweep = Sweep(Path(config.hydra.sweep.dir), None, open_store(config))
+        sweep.store.check()
+        os.environ.pop(PARENT_VARIABLE, None)
+        with sweep.store.spared():
+            sweep.store.close_stale()
+            parent = sweep.store.open_grid(*identity(config.hydra.overrides.task))
+            os.environ[PARENT_VARIABLE] = parent
+            sweep = replace(sweep, parent_run=parent)
+        sweep.store.tell_failure(sweep.directory)
+        forget(sweep.directory)
+        Grid.launched = sweep
+
+
+def identity(overrides: Iterable[str]) -> tuple[str, str]:
+    """What the run of a grid is found by, and its name: the settings that say which points there are."""
+    kept = [text for text in overrides if not text.startswith(HOW)]
+    return hashlib.sha256("\n".join(sorted(kept)).encode()).hexdigest()[:16], " ".join(kept) or "grid"
+
+
+def open_store(config: DictConfig) -> "Store":
+    from wq.study.tracking import Store, default_uri
+
+    return Store(config.tracking_uri or default_uri(), config.experiment_name)
 
 
 # Errors told so far by this process, in their order
@@ -147,8 +165,10 @@ def detach() -> None:
     from wq.study.tracking import PID
 
     assert Grid.launched is not None
-    # no process of this machine stands for it any more
-    Grid.launched.store.client.set_tag(Grid.launched.parent_run, PID, "detached")
+    store, parent = Grid.launched.store, Grid.launched.parent_run
+    if parent:
+        with store.spared():
+            store.client.set_tag(parent, PID, "detached")  # no process of this machine stands for it any more
     Grid.launched = None
 
 
@@ -157,12 +177,11 @@ def finish_detached(directory: Path, config: DictConfig) -> None:
     from filelock import FileLock
 
     from wq.study.progress import is_over
-    from wq.study.tracking import PARENT_VARIABLE, Store, default_uri
+    from wq.study.tracking import PARENT_VARIABLE
 
     with FileLock(directory / ".finish.lock"):
         if is_over(directory):
-            store = Store(config.tracking_uri or default_uri(), config.experiment_name)
-            finish(Sweep(directory, os.environ[PARENT_VARIABLE], store), "FINISHED")
+            finish(Sweep(directory, os.environ.get(PARENT_VARIABLE), open_store(config)), "FINISHED")
 
 
 def finish(sweep: Sweep, status: str) -> None:
@@ -177,18 +196,28 @@ def finish(sweep: Sweep, status: str) -> None:
     unfinished = any(point.state != "done" for point in points)
     if unfinished and status == "FINISHED":
         status = "FAILED"
+    written = None
     try:
         if rows:
             print(format_table(selection))
         if len(rows) > len(selection.unfinished):
             written = write_report(selection, sweep.directory, "wq grid")
-            sweep.store.attach(sweep.parent_run, written.paths, written.markdown)
             print("\n".join(map(str, written.paths)))
     finally:
-        sweep.store.client.set_terminated(sweep.parent_run, status)
-        sweep.store.close_stale()
+        if sweep.parent_run:
+            with sweep.store.spared():
+                close(sweep.store, sweep.parent_run, written, status)
+                sweep.store.close_stale()
+        sweep.store.tell_failure(sweep.directory)
     if unfinished and status == "FAILED" and not failures:  # they failed in other processes
         raise UnfinishedError(
             f"{progress.counts(points)}; wq status {sweep.directory} says why, and the same command runs "
             "what has no result"
         )
+
+
+def close(store: "Store", parent_run: str, written: "Report | None", status: str) -> None:
+    """Give the run of a grid its report, and end it."""
+    if written:
+        store.attach(parent_run, written.paths, written.markdown)
+    store.client.set_terminated(parent_run, status)

@@ -70,6 +70,11 @@ def look(sweep: Path) -> list[Point]:
     ]
 
 
+def sweep_of(directory: Path) -> Path | None:
+    """The grid that a job's directory, or one below it, belongs to."""
+    return next((above for above in directory.parents if (above / PLAN).exists()), None)
+
+
 def is_over(sweep: Path) -> bool:
     """Whether every point has ended by itself, well or with an error."""
     directories = [sweep / str(point["number"]) for point in read_row(sweep / PLAN)["points"]]

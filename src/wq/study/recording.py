@@ -2,18 +2,24 @@
 
 Tags are what runs are grouped by, parameters every field of the spec and what it ran on, metrics the few
 numbers that points are compared in. Everything else is in `result.json`, which every run carries.
+
+All of that lies beside it as `run.json`, so that what a job could not bring into the store `wq sync` can.
 """
 
 import json
+import os
+import uuid
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from wq.study.config import DatasetConfig
-from wq.study.results import DIAGNOSIS, RESULT, TRANSCRIPTS, Row, read_rows, write_whole
+from wq.study.config import Config, DatasetConfig
+from wq.study.reachability import without_password
+from wq.study.results import DIAGNOSIS, RECORD, RESULT, TRANSCRIPTS, Row, read_row, read_rows, write_row
 from wq.study.spec import Spec
-from wq.study.tracking import COMMAND, FINGERPRINT, Store
+from wq.study.tracking import COMMAND, FINGERPRINT, RECORD_ID, Store, milliseconds, whereabouts
 
 # The names are those of result.json and results.csv.
 METRICS = (
@@ -40,30 +46,99 @@ COUNTED = ("utterances", "reference_words", "dropped_references", "audio_seconds
 KINDS = {"hub": "hugging_face", "manifest": "local", "folder": "local"}  # MLflow's words for our sources
 
 
+@dataclass(frozen=True)
+class Record:
+    """A run as the store has it. Times are in milliseconds since 1970.
+
+    id         in a tag of the run, so that it is found again
+    is_given   whether the store was named by tracking_uri=
+    rerun      whether it was asked for beside earlier runs of its point
+    files      those that lie beside this one
+    """
+
+    id: str
+    tracking_uri: str
+    is_given: bool
+    experiment: str
+    name: str
+    started: int
+    ended: int
+    rerun: bool
+    tags: dict[str, str]
+    parameters: dict[str, str]
+    metrics: dict[str, float]
+    test_set: Row
+    files: list[str]
+
+
 def tags(fingerprint: str, columns: Row) -> dict[str, str]:
     """columns: the spec as columns of a row."""
     return {FINGERPRINT: fingerprint} | {name: str(columns[name]) for name in TAGGED if name in columns}
 
 
-def record(
-    store: Store, run_id: str, spec: Spec, columns: Row, dataset: DatasetConfig, row: Row, directory: Path
-) -> None:
-    """Write a point into its run: its numbers, and the files that lie in its directory."""
-    metrics = {name: row[name] for name in METRICS if row.get(name) is not None}
-    table = directory / TABLE
-    write_table(directory / TRANSCRIPTS, table)
-    diagnosis = [directory / name for name in DIAGNOSIS if spec.smoothquant]
-    files = [directory / RESULT, directory / TRANSCRIPTS, *diagnosis]
-    store.record(run_id, parameters(spec, columns, row), metrics, files, [table])
-    table.unlink()
-    store.client.set_tag(run_id, COMMAND, row["command"])
-    store.record_test_set(
-        run_id,
-        f"{spec.dataset.name} {spec.split}",
-        spec.dataset.content_hash,
-        source(dataset),
-        {name: row[name] for name in COUNTED if row.get(name) is not None},
+def begin(fingerprint: str, columns: Row, command: str) -> dict[str, str]:
+    """The tags of a run that begins in this process."""
+    own = {RECORD_ID: uuid.uuid4().hex, COMMAND: command}
+    return tags(fingerprint, columns) | own | whereabouts()
+
+
+def describe(
+    store: Store,
+    tags: dict[str, str],
+    started: int,
+    spec: Spec,
+    columns: Row,
+    config: Config,
+    row: Row,
+) -> Record:
+    """The record of a run that has just ended."""
+    return Record(
+        id=tags[RECORD_ID],
+        tracking_uri=without_password(store.uri),
+        is_given=config.tracking_uri is not None,
+        experiment=store.experiment,
+        name=spec.point,
+        started=started,
+        ended=milliseconds(),
+        rerun=config.rerun,
+        tags=tags,
+        parameters={name: str(value) for name, value in parameters(spec, columns, row).items()},
+        metrics={name: row[name] for name in METRICS if row.get(name) is not None},
+        test_set={
+            "name": f"{spec.dataset.name} {spec.split}",
+            "digest": spec.dataset.content_hash,
+            "source": source(config.dataset),
+            "counts": {name: row[name] for name in COUNTED if row.get(name) is not None},
+        },
+        files=[RESULT, TRANSCRIPTS, *(DIAGNOSIS if spec.smoothquant else ())],
     )
+
+
+def keep(record: Record, directory: Path) -> None:
+    write_row(directory / RECORD, asdict(record))
+
+
+def read(directory: Path) -> Record:
+    """Raises OSError where there is none, ValueError or TypeError where it is none."""
+    return Record(**read_row(directory / RECORD))
+
+
+def store_of(record: Record, uri: str | None = None, experiment: str | None = None) -> Store:
+    """The store that a record is for, unless another is named: the job's own if that named one, else the
+    environment's, else the job's."""
+    known = record.tracking_uri if record.is_given else os.environ.get("MLFLOW_TRACKING_URI")
+    return Store(uri or known or record.tracking_uri, experiment or record.experiment)
+
+
+def write(store: Store, run_id: str, record: Record, directory: Path) -> None:
+    """Bring a record and its files into a run. What is there already stays as it is, so that one who was
+    killed here is followed by another."""
+    with TemporaryDirectory() as place:
+        table = Path(place) / TABLE
+        write_table(directory / TRANSCRIPTS, table)
+        files = [directory / name for name in record.files]
+        store.record(run_id, record.parameters, record.metrics, files, [table], record.ended)
+    store.record_test_set(run_id, **record.test_set)
 
 
 def parameters(spec: Spec, columns: Row, row: Row) -> Row:
@@ -101,4 +176,4 @@ def source(dataset: DatasetConfig) -> Row:
 
 def write_table(transcripts: Path, table: Path) -> None:
     data = [[row.get(name) for name in SHOWN] for row in read_rows(transcripts)]
-    write_whole(table, json.dumps({"columns": SHOWN, "data": data}, ensure_ascii=False))
+    table.write_text(json.dumps({"columns": SHOWN, "data": data}, ensure_ascii=False), encoding="utf-8")

@@ -10,12 +10,14 @@ import os
 import re
 import traceback
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from wq.study.reachability import without_password
 
 RESULT, TRANSCRIPTS, REFERENCE, ERROR = "result.json", "transcripts.jsonl", "reference.json", "error.txt"
+RECORD = "run.json"  # what the store has, or is to have, beside these
 DIAGNOSIS = OUTLIERS, OUTLIERS_PICTURE = "activation_outliers.csv", "activation_outliers.png"  # of smoothing
 
 Row = dict[str, Any]
@@ -73,7 +75,7 @@ def write_failure(directory: Path, error: Exception) -> None:
 
 def forget(sweep: Path) -> None:
     """Remove what an earlier grid in the same directory left: its points are not this one's."""
-    for name in (RESULT, TRANSCRIPTS, REFERENCE, ERROR, *DIAGNOSIS):
+    for name in (RESULT, RECORD, TRANSCRIPTS, REFERENCE, ERROR, *DIAGNOSIS):
         for path in sweep.glob(f"[0-9]*/{name}"):
             path.unlink()
 
@@ -100,6 +102,18 @@ def collect(sweep: Path) -> list[Row]:
             )
             rows[f"job {job.name}"] = {"point": overrides(job), "status": "failed", "error": error}
     return list(rows.values())
+
+
+def find(sweep: Path, fingerprint: str) -> Path | None:
+    """The directory of a job of this grid, or of a reference, that has this point's whole results."""
+    for path in sorted(sweep.glob(f"[0-9]*/**/{RESULT}")):
+        with suppress(OSError, ValueError):
+            with path.open("rb") as file:  # it stands first
+                if fingerprint.encode() not in file.read(200):
+                    continue
+            if read_row(path)["fingerprint"] == fingerprint and read_rows(path.with_name(TRANSCRIPTS)):
+                return path.parent
+    return None
 
 
 def overrides(job: Path) -> str:

@@ -8,10 +8,11 @@ import json
 import logging
 import os
 import socket
+import sqlite3
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +24,18 @@ import psutil
 from filelock import FileLock
 
 from wq.study import slurm
-from wq.study.reachability import SQLITE, StoreError, check_scheme, database_file, probe, without_password
+from wq.study.reachability import (
+    SQLITE,
+    StoreError,
+    UnreachableError,
+    check_scheme,
+    database_file,
+    failures,
+    is_shut,
+    probe,
+    reason_of,
+    without_password,
+)
 from wq.study.results import RESULT, TRANSCRIPTS, Row, read_row, read_rows
 
 if TYPE_CHECKING:
@@ -33,7 +45,9 @@ if TYPE_CHECKING:
 # MLflow's own tags; a description is Markdown, and a table is a file of one of its kinds of JSON
 PARENT, NAME, USER, SOURCE = "mlflow.parentRunId", "mlflow.runName", "mlflow.user", "mlflow.source.name"
 DESCRIPTION, TABLES = "mlflow.note.content", "mlflow.loggedArtifacts"
-# Ours. The fingerprint finds a point again; host and pid, or the Slurm job, tell running from dead.
+# Ours. The fingerprint finds a point again, the record a run of it; host and pid, or the Slurm job, tell
+# running from dead.
+RECORD_ID = "wq.record"
 FINGERPRINT, GRID, HOST, PID, FAILURE = "wq.fingerprint", "wq.grid", "wq.host", "wq.pid", "wq.error"
 JOB = "wq.slurm_job"
 COMMAND = "wq.command"
@@ -61,28 +75,69 @@ class Store:
     experiment: str
 
     def check(self) -> None:
-        """Open the experiment, so that a store that does not work is known before anything long begins.
+        """Open the experiment, so that a mistake in the store's address is known before anything long begins.
+        A store that does not answer is none: see `failure`.
 
         Raises:
-            StoreError: the URI leads to no store, or the store cannot be reached, or its experiment is
-                deleted.
+            StoreError: the URI leads to no store, or its experiment is deleted.
         """
-        self.experiment_id  # noqa: B018  opened by the first look at it
+        with suppress(UnreachableError):
+            self.experiment_id  # noqa: B018  opened by the first look at it
+
+    @property
+    def failure(self) -> UnreachableError | None:
+        """Why the store could not be reached, if it could not; from then on it is left alone."""
+        return failures.get(self.uri)
+
+    @contextmanager
+    def spared(self) -> Iterator[None]:
+        """What is done in here is given up where the store fails, which takes its record from a job, and
+        not its results."""
+        try:
+            if not self.failure:
+                probe(self.uri, writes=True)
+            yield
+        except Exception as error:
+            of_mlflow = type(error).__module__.startswith("mlflow.")
+            if not of_mlflow and not isinstance(error, StoreError | OSError | sqlite3.Error):
+                raise
+            failures.setdefault(self.uri, UnreachableError(self.uri, reason_of(error)))
+
+    def tell_failure(self, directory: Path) -> None:
+        """Say, once in a process, that the store does without what lies in this directory, and the remedy."""
+        failure = self.failure
+        if failure and not failure.told:
+            failure.told = True
+            print(
+                f"warning: tracking_uri={failure.uri} cannot be reached ({failure.reason}): results are kept "
+                f"as files; when it is back, record them with: wq sync {os.path.relpath(directory)}",
+                file=sys.stderr,
+            )
+
+    @property
+    def client(self) -> "MlflowClient":
+        """Raises UnreachableError, at once where the store could not be reached before."""
+        if self.failure:
+            raise self.failure
+        return self._client
 
     @cached_property
-    def client(self) -> "MlflowClient":
+    def _client(self) -> "MlflowClient":
         check_scheme(self.uri)
         # before the import, which reads them
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-        # The first answer of a server that is down would else take minutes.
+        # A server that is down would else be waited for during minutes
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-        with self._explained(), self._alone():
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+        with self.explained(), self._alone():
             probe(self.uri)
             from mlflow import MlflowClient
 
-            for chatty, level in (("alembic", "WARNING"), ("mlflow", "WARNING"), ("urllib3", "ERROR")):
+            # what the database refuses is raised too
+            quiet = (("mlflow.store.db.utils", "CRITICAL"), ("urllib3", "ERROR"))
+            for chatty, level in (("alembic", "WARNING"), ("mlflow", "WARNING"), *quiet):
                 logging.getLogger(chatty).setLevel(level)
             return MlflowClient(tracking_uri=self.uri)
 
@@ -95,33 +150,50 @@ class Store:
         return FileLock(f"{database}.lock")
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
+    def explained(self) -> Iterator[None]:
         """What MLflow, a driver or the file system say of a store that does not work, as a StoreError."""
         try:
             yield
-        except StoreError:
+        except StoreError as error:
+            if isinstance(error, UnreachableError):
+                failures.setdefault(self.uri, error)
             raise
         except Exception as error:
-            reason = " ".join(str(error).split())[:300] or type(error).__name__
-            remedy = "restore it" if database_file(self.uri) else "start the server, or correct its address"
+            if is_shut(error):
+                raise failures.setdefault(self.uri, UnreachableError(self.uri, reason_of(error))) from error
+            remedy = "restore it" if database_file(self.uri) else "correct its address"
             raise StoreError(
-                f"tracking_uri={without_password(self.uri)} cannot be used ({reason}); {remedy}, or give "
-                f"tracking_uri={SQLITE}mlflow.db"
+                f"tracking_uri={without_password(self.uri)} cannot be used ({reason_of(error)}); {remedy}, "
+                f"or give tracking_uri={SQLITE}mlflow.db"
             ) from error
 
     @cached_property
     def experiment_id(self) -> str:
         """The experiment's id; it is created where it is not there yet."""
-        client = self.client
-        with self._explained(), self._alone():
-            found = self._look_up()
-            if found:
-                return found.experiment_id
-            artifacts = None  # a server knows its own place
-            database = database_file(self.uri)
-            if database:
-                artifacts = (database.absolute().parent / "mlruns").as_uri()
+        with self.explained():
+            client = self.client
+            with self._alone():
+                probe(self.uri, writes=True)
+                return self._found_id() or self._create(client)
+
+    def _found_id(self) -> str | None:
+        found = self._look_up()
+        return found and found.experiment_id
+
+    def _create(self, client: "MlflowClient") -> str:
+        from mlflow.exceptions import MlflowException
+
+        artifacts = None  # a server knows its own place
+        database = database_file(self.uri)
+        if database:
+            artifacts = (database.absolute().parent / "mlruns").as_uri()
+        try:
             return client.create_experiment(self.experiment, artifact_location=artifacts)
+        except MlflowException:  # somebody else has, meanwhile
+            found = self._found_id()
+            if not found:
+                raise
+            return found
 
     def _look_up(self) -> "Experiment | None":
         """The experiment, if it is there. Raises StoreError where it is deleted: MLflow would keep its name
@@ -172,8 +244,10 @@ class Store:
             self.read_result(run)
             self.read_transcripts(run)
         except Exception as error:  # of MLflow, of whatever keeps the artifacts, or of JSON
-            reason = " ".join(str(error).split())[:300]
-            print(f"run {run.info.run_id} is passed over, its results are lost: {reason}", file=sys.stderr)
+            if is_shut(error) and not database_file(self.uri):  # they may be whole
+                raise
+            told = f"run {run.info.run_id} is passed over, its results are lost: {reason_of(error)}"
+            print(told, file=sys.stderr)
             return False
         return True
 
@@ -185,7 +259,7 @@ class Store:
             StoreError: the store cannot be used, or it or the experiment is not there.
             ValueError: the filter is none.
         """
-        with self._explained():
+        with self.explained():
             experiment, client = self._existing_experiment(), self.client
         from mlflow.exceptions import MlflowException
 
@@ -196,9 +270,10 @@ class Store:
             try:
                 page = client.search_runs([experiment], wanted, page_token=token, **NEWEST)
             except MlflowException as error:
-                reason = " ".join(str(error).split())[:300]
+                if is_shut(error):
+                    raise UnreachableError(self.uri, reason_of(error)) from error
                 raise ValueError(
-                    f"filter={query} is not understood ({reason}); give MLflow's syntax, such as "
+                    f"filter={query} is not understood ({reason_of(error)}); give MLflow's syntax, such as "
                     "filter=\"metrics.wer < 0.2 and params.format = 'int4'\""
                 ) from error
             found += page
@@ -225,13 +300,12 @@ class Store:
                 Path(self.client.download_artifacts(run.info.run_id, name, directory)).replace(kept)
         return kept
 
-    def create_run(self, name: str, tags: dict[str, str], parent: str | None = None) -> str:
-        own = {NAME: name, HOST: socket.gethostname(), PID: str(os.getpid()), SOURCE: "wq"}
-        if slurm.own_id():
-            own[JOB] = slurm.own_id()
-        if parent:
-            own[PARENT] = parent
-        return self.client.create_run(self.experiment_id, tags=own | tags).info.run_id
+    def create_run(
+        self, name: str, tags: dict[str, str], parent: str | None = None, started: int | None = None
+    ) -> str:
+        """started: in milliseconds since 1970, as MLflow counts."""
+        own = {NAME: name, SOURCE: "wq"} | whereabouts() | ({PARENT: parent} if parent else {})
+        return self.client.create_run(self.experiment_id, started, own | tags).info.run_id
 
     def record(
         self,
@@ -240,15 +314,17 @@ class Store:
         metrics: dict[str, float],
         artifacts: Iterable[Path] = (),
         tables: Iterable[Path] = (),
+        at: int | None = None,
     ) -> None:
-        """Write a job's results into its run. Tables are artifacts that MLflow's pages show as such."""
+        """Write a job's results into its run; once more changes nothing. Tables are artifacts that MLflow's
+        pages show as such. at: when the metrics were taken, now where it is not said."""
         from mlflow.entities import Metric, Param
 
-        now = int(time.time() * 1000)
+        at = at or milliseconds()
         params = [Param(name, str(value)[:LONGEST_PARAM]) for name, value in parameters.items()]
         for start in range(0, len(params), PARAMS_AT_ONCE):
             self.client.log_batch(run_id, params=params[start : start + PARAMS_AT_ONCE])
-        self.client.log_batch(run_id, [Metric(name, value, now, 0) for name, value in metrics.items()])
+        self.client.log_batch(run_id, [Metric(name, value, at, 0) for name, value in metrics.items()])
         for path in (*artifacts, *tables):
             self.client.log_artifact(run_id, str(path))
         shown = [{"path": path.name, "type": "table"} for path in tables]
@@ -267,36 +343,53 @@ class Store:
         """The test set as the run's input. source: where it comes from, `type` being MLflow's word for the
         kind of place."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
+        from mlflow.exceptions import MlflowException
 
         place = json.dumps({key: value for key, value in source.items() if key != "type"})
         test_set = Dataset(name, digest[:36], source["type"], place, profile=json.dumps(counts))
-        context = InputTag("mlflow.data.context", "evaluation")
-        self.client.log_inputs(run_id, [DatasetInput(test_set, [context])])
+        inputs = [DatasetInput(test_set, [InputTag("mlflow.data.context", "evaluation")])]
+        try:
+            self.client.log_inputs(run_id, inputs)
+        except MlflowException:  # of several that bring a new test set at once one is taken; now it is there
+            self.client.log_inputs(run_id, inputs)
 
     @contextmanager
-    def running(self, name: str, tags: dict[str, str], parent: str | None):
+    def running(
+        self, name: str, tags: dict[str, str], parent: str | None, started: int | None = None
+    ) -> Iterator[str | None]:
         """A run that ends as FINISHED, as FAILED with the error's message in a tag, or as KILLED by an
-        interrupt."""
-        run_id = self.create_run(name, tags, parent)
+        interrupt; None where the store cannot be reached."""
+        run_id = None
+        with self.spared():
+            run_id = self.create_run(name, tags, parent, started)
         try:
             yield run_id
-        except Exception as error:
-            self.client.set_tag(run_id, FAILURE, f"{type(error).__name__}: {error}"[:5000])
-            self.client.set_terminated(run_id, "FAILED")
+        except BaseException as error:
+            if run_id:
+                with self.spared():
+                    self._end_badly(run_id, error)
             raise
-        except BaseException:
-            self.client.set_terminated(run_id, "KILLED")
-            raise
-        self.client.set_terminated(run_id, "FINISHED")
+        if run_id:
+            with self.spared():
+                self.client.set_terminated(run_id, "FINISHED")
+
+    def _end_badly(self, run_id: str, error: BaseException) -> None:
+        if isinstance(error, Exception):
+            self.client.set_tag(run_id, FAILURE, f"{type(error).__name__}: {error}"[:LONGEST_TAG])
+        self.client.set_terminated(run_id, "FAILED" if isinstance(error, Exception) else "KILLED")
 
     def open_grid(self, identity: str, name: str) -> str:
-        """The parent run of a grid: the one that an earlier call of the same command made, or a new one."""
-        found = self.client.search_runs([self.experiment_id], f"tags.`{GRID}` = '{identity}'", max_results=1)
-        run_id = found[0].info.run_id if found else self.create_run(name, {GRID: identity})
+        """The parent run of a grid that begins."""
+        run_id = self.find_grid(identity) or self.create_run(name, {GRID: identity})
         self.client.update_run(run_id, status="RUNNING")
         for tag, value in ((HOST, socket.gethostname()), (PID, str(os.getpid()))):
             self.client.set_tag(run_id, tag, value)
         return run_id
+
+    def find_grid(self, identity: str) -> str | None:
+        """The parent run that an earlier call of the same grid made."""
+        found = self.client.search_runs([self.experiment_id], f"tags.`{GRID}` = '{identity}'", max_results=1)
+        return found[0].info.run_id if found else None
 
     def close_stale(self) -> int:
         """Mark runs as KILLED whose process on this machine, or whose Slurm job, is gone: a killed job cannot
@@ -313,6 +406,17 @@ class Store:
         except MlflowException:
             return False
         return True
+
+
+def milliseconds() -> int:
+    """Now, as MLflow counts."""
+    return int(time.time() * 1000)
+
+
+def whereabouts() -> dict[str, str]:
+    """Tags that say where this process runs."""
+    job = {JOB: slurm.own_id()} if slurm.own_id() else {}
+    return {HOST: socket.gethostname(), PID: str(os.getpid())} | job
 
 
 def is_dead(tags: dict[str, Any]) -> bool:

@@ -1,0 +1,33 @@
+"""Locks between processes that share a directory: one of them does what all want done."""
+
+import errno
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+
+@contextmanager
+def alone(key: str, name: str) -> Iterator[None]:
+    """Nobody else has this key meanwhile: the fingerprint of a point, say. The operating system frees the
+    lock of a process that dies, and over NFS the server does. Where a file system has no such locks nobody
+    waits: a lock that is but a file would outlive its holder. The point may then be run twice, with equal
+    results."""
+    directory = Path(".wq") / "locks"
+    directory.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(directory / f"{key}.lock", fallback_to_soft=False)
+    try:
+        lock.acquire(timeout=2)
+    except Timeout:
+        print(f"{name}: waiting for another process that runs it", file=sys.stderr)
+        lock.acquire()
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+            raise
+        print(f"{directory} has no locks ({error.strerror}): jobs may run a point twice", file=sys.stderr)
+    try:
+        yield
+    finally:
+        lock.release()
