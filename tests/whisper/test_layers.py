@@ -4,8 +4,11 @@ import pytest
 import torch
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
-from wq.whisper.layers import select, walk
+from wq.catalogue import load_format
+from wq.numerics.effective import Quantizer
+from wq.whisper.layers import assign, select, walk
 from wq.whisper.roles import ROLES, expand, matches, shorten
+from wq.whisper.schemes import Assignment
 
 
 def build(layers: int, width: int, heads: int) -> WhisperForConditionalGeneration:
@@ -110,3 +113,32 @@ def test_the_roles_are_those_of_a_model():
 def test_the_same_roles_have_one_name(patterns, names):
     assert shorten(expand(patterns)) == names
     assert expand(names) == expand(patterns)
+
+
+def test_a_role_of_one_block_is_that_blocks_layer():
+    layers = list(walk(build(*TINY)))
+    assert expand(["encoder.mlp:2"]) == ("encoder.mlp.fc1:2", "encoder.mlp.fc2:2")
+    assert [layer.name for layer in select(layers, ["encoder.mlp:2", "decoder.cross_attn.q:0"])] == [
+        *("model.encoder.layers.2.fc1", "model.encoder.layers.2.fc2"),
+        "model.decoder.layers.0.encoder_attn.q_proj",
+    ]
+    assert expand(["encoder", "encoder.mlp.fc1:2"]) == expand(["encoder"])
+    assert shorten(expand(["encoder.mlp.fc1:2"])) == ("encoder.mlp.fc1:2",)
+    every = [layer for layer in layers if layer.is_linear]
+    assert {role for block in range(4) for role in expand([f"encoder:{block}", f"decoder:{block}"])} == {
+        layer.block_role for layer in every
+    }
+
+
+@pytest.mark.parametrize(
+    "pattern", ["embedding:0", "conv:1", "encoder:", "encoder:x", "encoder:-1", "nothing:1"]
+)
+def test_what_is_no_block_is_refused(pattern):
+    with pytest.raises(ValueError, match="matches no layer"):
+        expand([pattern])
+
+
+def test_a_block_that_the_model_has_not_is_refused():
+    quantizer = Quantizer(load_format("int4"), "channel", None)
+    with pytest.raises(ValueError, match="fc1:4 matches no layer of this model"):
+        assign(list(walk(build(*TINY))), [Assignment(quantizer, ("encoder.mlp.fc1:4",))])

@@ -84,6 +84,10 @@ def write(
             "smoothquant.fc2=true divides the input of fc2 at run time, which no layout has a place for; "
             "export without it"
         )
+    if any(":" in role for each in (*spec.weights, *spec.activations) for role in each.roles):
+        raise ConfigurationError(
+            "layers of single blocks (roles with a colon) have no place in a layout; export whole roles"
+        )
     row = told_row(spec, Path(result)) if result else stored_row(job)
     whisper = load_once(job.checkpoint, config.device)
     with quantized(whisper, spec, job.calibration, batch_size=config.batch_size, rounded=False) as state:

@@ -12,7 +12,7 @@ from wq.study.config import (
     SmoothQuantConfig,
 )
 from wq.study.spec import REFERENCE_FORMAT, Calibration, Source, Spec
-from wq.whisper.roles import LINEAR_ROLES, expand, is_decoders
+from wq.whisper.roles import LINEAR_ROLES, any_block, expand, is_decoders
 from wq.whisper.schemes import (
     DEFAULT_ROLES,
     Activation,
@@ -108,7 +108,7 @@ def effective_activations(config: Config) -> tuple[Assignment[Activation], ...]:
     roles = {role: encoder for role in expand(config.activation.roles) if not is_decoders(role)}
     roles |= {role: decoder for role in expand(own.roles) if is_decoders(role)}
     for role in roles:
-        if role not in LINEAR_ROLES:
+        if any_block(role) not in LINEAR_ROLES:
             raise ValueError(f"activation.roles: {role} is no linear layer; choose among encoder and decoder")
     return assign(roles)
 

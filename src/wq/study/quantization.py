@@ -21,7 +21,6 @@ from wq.whisper.layers import Layer, assign, walk
 from wq.whisper.model import Whisper
 from wq.whisper.quantize import quantized_weights
 from wq.whisper.ranges import range_of
-from wq.whisper.schemes import by_role
 from wq.whisper.smoothquant import factors, find_folds, smoothed
 
 Plan = list[tuple[Layer, Quantizer]]
@@ -150,12 +149,10 @@ def observed_on(whisper: Whisper, spec: Spec, calibration: Speech, batch_size: i
 
 def activation_ranges(layers: list[Layer], spec: Spec, observed: dict[str, Observed]) -> dict[str, Range]:
     """The range of every input that has a static scale, by layer name."""
-    activations = by_role(spec.activations)
     ranges: dict[tuple[str, object], Range] = {}  # layers that read one tensor have one range
     found = {}
-    for layer in layers:
-        activation = activations.get(layer.role)
-        if activation is not None and activation.is_static:
+    for layer, activation in assign(layers, spec.activations):
+        if activation.is_static:
             key = layer.source, activation
             if key not in ranges:
                 ranges[key] = range_of(observed[layer.name], activation)

@@ -9,8 +9,8 @@ from transformers import WhisperForConditionalGeneration
 
 from wq.numerics.fake_quant import NonFiniteError, fake_quantizer
 from wq.whisper.finite import NonFiniteRow
-from wq.whisper.layers import Layer, walk
-from wq.whisper.schemes import Activation, Assignment, by_role
+from wq.whisper.layers import Layer, assign, walk
+from wq.whisper.schemes import Activation, Assignment
 
 
 class Range(NamedTuple):
@@ -56,17 +56,14 @@ def quantized_activations(
 
     Inside, NaN or Inf in such an input raises NonFiniteRow. Raises ValueError where a range is missing.
     """
-    activations = by_role(assignments)
     sources: dict[tuple[str, Activation, Range | None], list[Layer]] = {}
-    for layer in walk(model):
-        activation = activations.get(layer.role)
-        if activation is not None:
-            if activation.is_static and layer.name not in ranges:
-                raise ValueError(
-                    f"layer {layer.name} has no calibrated range; calibrate it, or use a dynamic scale"
-                )
-            span = ranges[layer.name] if activation.is_static else None
-            sources.setdefault((layer.source, activation, span), []).append(layer)
+    for layer, activation in assign(list(walk(model)), assignments):
+        if activation.is_static and layer.name not in ranges:
+            raise ValueError(
+                f"layer {layer.name} has no calibrated range; calibrate it, or use a dynamic scale"
+            )
+        span = ranges[layer.name] if activation.is_static else None
+        sources.setdefault((layer.source, activation, span), []).append(layer)
     with ExitStack() as hooks:
         for (_, activation, span), layers in sources.items():
             source = Source(rounding(activation, span), layers)

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from wq.numerics.effective import Quantizer
 from wq.whisper.activation import rounding
 from wq.whisper.calibration import BINS, Observed, bins_of
-from wq.whisper.layers import Layer
+from wq.whisper.layers import Layer, quantizer_of
 from wq.whisper.onednn import fast_products
 from wq.whisper.quantize import quantized_weights
 from wq.whisper.ranges import range_of
@@ -68,7 +68,7 @@ def disturbances(
     names = {layer.name for layer in fold.consumers}
     weights = [(layer, quantizer) for layer, quantizer in plan if layer.name in names]
     baked = {layer.name for layer, _ in weights}
-    readers = [layer for layer in fold.consumers if layer.name in baked or layer.role in activations]
+    readers = [layer for layer in fold.consumers if layer.name in baked or quantizer_of(layer, activations)]
     seen = observed[fold.consumers[0].name]
     x = seen.sample.to(fold.consumers[0].weight)
     expected = [F.linear(x, layer.weight) for layer in readers]
@@ -76,23 +76,24 @@ def disturbances(
         factor = factors([fold], dict.fromkeys(names, seen.channel_max), {fold.name: alpha})
         inputs = inputs_of(readers, activations, seen, factor.get(fold.name))
         with smoothed([fold], factor), quantized_weights(weights, share_tensor_scale), fast_products():
-            outputs = [F.linear(inputs[layer.role].to(x), layer.weight) for layer in readers]
+            outputs = [F.linear(inputs[layer.name].to(x), layer.weight) for layer in readers]
         yield sum(map(relative_error, outputs, expected))
 
 
 def inputs_of(
     readers: Sequence[Layer], activations: Mapping[str, Activation], seen: Observed, factor: Tensor | None
 ) -> dict[str, Tensor]:
-    """The sample as layers of each role read it, divided and rounded; once for all that round it alike."""
+    """The sample as each layer reads it, by name, divided and rounded; once for all that round it alike."""
     x = seen.sample if factor is None else seen.sample / factor.to(seen.sample)
+    chosen = {layer.name: quantizer_of(layer, activations) for layer in readers}
     rounded = {}
-    for activation in {activations.get(layer.role) for layer in readers}:
+    for activation in set(chosen.values()):
         rounded[activation] = x
         if activation is not None:
             after = seen if factor is None or not activation.is_static else divided(seen, factor)
             span = range_of(after, activation) if activation.is_static else None
             rounded[activation] = rounding(activation, span)(x)
-    return {layer.role: rounded[activations.get(layer.role)] for layer in readers}
+    return {name: rounded[activation] for name, activation in chosen.items()}
 
 
 def divided(seen: Observed, factor: Tensor) -> Observed:

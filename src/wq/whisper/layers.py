@@ -3,15 +3,15 @@
 Found by walking the model's own structure, never by matching names.
 """
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import nn
 from transformers import WhisperForConditionalGeneration
 
-from wq.numerics.effective import Quantizer
 from wq.whisper.roles import LINEAR_ROLES, expand
-from wq.whisper.schemes import Assignment, by_role
+from wq.whisper.schemes import Assignment, Q, by_role
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,12 @@ class Layer:
     def is_linear(self) -> bool:
         """Whether it is one of the linear layers of encoder and decoder, whose size the study reports."""
         return self.role in LINEAR_ROLES
+
+    @property
+    def block_role(self) -> str:
+        """Its role in its block alone, as in `encoder.mlp.fc1:2`; its role where it is in none."""
+        block = re.search(r"\.layers\.(\d+)\.", self.name)
+        return f"{self.role}:{block[1]}" if block else self.role
 
     @property
     def source(self) -> str:
@@ -71,12 +77,20 @@ def _weight(module: nn.Module) -> nn.Parameter:
 def select(layers: Sequence[Layer], roles: Sequence[str]) -> list[Layer]:
     """The layers whose role any of the patterns names. Raises ValueError for a pattern that names none."""
     chosen = expand(roles)
-    return [layer for layer in layers if layer.role in chosen]
+    return [layer for layer in layers if layer.role in chosen or layer.block_role in chosen]
 
 
-def assign(
-    layers: Sequence[Layer], weights: Sequence[Assignment[Quantizer]]
-) -> list[tuple[Layer, Quantizer]]:
-    """The layers whose weights are quantized, and how."""
-    quantizers = by_role(weights)
-    return [(layer, quantizers[layer.role]) for layer in layers if layer.role in quantizers]
+def assign(layers: Sequence[Layer], assignments: Sequence[Assignment[Q]]) -> list[tuple[Layer, Q]]:
+    """The layers that are quantized, and how. Raises ValueError for a block that the model has not."""
+    quantizers = by_role(assignments)
+    known = {role for layer in layers for role in (layer.role, layer.block_role)}
+    missing = next((role for role in quantizers if role not in known), None)
+    if missing:
+        raise ValueError(f"role {missing} matches no layer of this model; blocks are counted from 0")
+    found = ((layer, quantizer_of(layer, quantizers)) for layer in layers)
+    return [(layer, quantizer) for layer, quantizer in found if quantizer is not None]
+
+
+def quantizer_of(layer: Layer, quantizers: Mapping[str, Q]) -> Q | None:
+    """What a layer has by its role, or else by its role in its block."""
+    return quantizers.get(layer.role) or quantizers.get(layer.block_role)

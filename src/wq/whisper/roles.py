@@ -24,13 +24,36 @@ def matches(role: str, pattern: str) -> bool:
 
 
 def expand(patterns: Sequence[str]) -> tuple[str, ...]:
-    """The roles that any of the patterns names, in the model's order. ValueError for one that names none."""
+    """The roles that any of the patterns names, in the model's order. ValueError for one that names none.
+
+    A pattern of linear layers may end in the number of a block, counted from 0, and is then of that block
+    alone: `encoder.mlp:2` gives `encoder.mlp.fc1:2` and `encoder.mlp.fc2:2`.
+    """
+    chosen: set[str] = set()
     for pattern in patterns:
-        if not any(matches(role, pattern) for role in ROLES):
+        beginning, colon, block = pattern.partition(":")
+        named = [role for role in ROLES if matches(role, beginning)]
+        if colon:
+            is_number = block.isascii() and block.isdigit()
+            named = [f"{role}:{int(block)}" for role in named if is_number and role in LINEAR_ROLES]
+        if not named:
             raise ValueError(
-                f"role {pattern} matches no layer; choose among {', '.join(ROLES)}, or the beginning of one"
+                f"role {pattern} matches no layer; choose among {', '.join(ROLES)}, or the beginning of one, "
+                "with :N after it for the layers of block N alone"
             )
-    return tuple(role for role in ROLES if any(matches(role, pattern) for pattern in patterns))
+        chosen.update(named)
+    whole = [role for role in chosen if any_block(role) == role or any_block(role) not in chosen]
+    return tuple(sorted(whole, key=place))
+
+
+def any_block(role: str) -> str:
+    """The role without the number of a block."""
+    return role.partition(":")[0]
+
+
+def place(role: str) -> tuple[int, int]:
+    """Where a role stands in the model's order, those of single blocks after the role itself."""
+    return ROLES.index(any_block(role)), int(role.partition(":")[2] or -1)
 
 
 def is_decoders(role: str) -> bool:

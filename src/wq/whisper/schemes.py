@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
 from wq.numerics.effective import Quantizer
-from wq.whisper.roles import LINEAR_ROLES, ROLES, expand, shorten
+from wq.whisper.roles import LINEAR_ROLES, expand, place, shorten
 
 Q = TypeVar("Q")
 
@@ -116,8 +116,8 @@ def assign(quantizers: Mapping[str, Q | None]) -> tuple[Assignment[Q], ...]:
     """The quantizers of roles, written in one way only, so that equal assignments compare equal; a role with
     None is left alone."""
     families: dict[Q, list[str]] = {}
-    for role in ROLES:
-        quantizer = quantizers.get(role)
+    for role in sorted(quantizers, key=place):
+        quantizer = quantizers[role]
         if quantizer is not None:
             families.setdefault(quantizer, []).append(role)
     return tuple(Assignment(quantizer, shorten(roles)) for quantizer, roles in families.items())
