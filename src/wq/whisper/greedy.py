@@ -5,7 +5,7 @@ modules, keys and values written into memory that is there already, rows that ha
 on a CPU the encoder takes a few rows at a time, so that what it computes stays in the processor's cache.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,17 +92,30 @@ def keys_values(x: Tensor, attention: Any) -> tuple[Tensor, Tensor]:
     return heads(attention.k_proj(x), attention), heads(attention.v_proj(x), attention)
 
 
-def attend(x: Tensor, attention: Any, keys: Tensor, values: Tensor, *, causal: bool = False) -> Tensor:
+Mixing = Callable[..., Tensor]  # with the signature of `mix_few`
+
+
+def attend(
+    x: Tensor,
+    attention: Any,
+    keys: Tensor,
+    values: Tensor,
+    *,
+    causal: bool = False,
+    mixing: Mixing | None = None,
+) -> Tensor:
     """The attention's output for the inputs x of its queries."""
     queries = heads(attention.q_proj(x), attention)
-    mixing = (
-        mix_few if x.device.type == "cpu" and x.shape[1] <= FEW_QUERIES else F.scaled_dot_product_attention
-    )
+    if mixing is None:
+        few = x.device.type == "cpu" and x.shape[1] <= FEW_QUERIES
+        mixing = mix_few if few else F.scaled_dot_product_attention
     mixed = mixing(queries, keys, values, is_causal=causal, scale=attention.scaling)
     return attention.out_proj(mixed.transpose(1, 2).reshape(x.shape))
 
 
-def mix_few(queries: Tensor, keys: Tensor, values: Tensor, *, is_causal: bool, scale: float) -> Tensor:
+def mix_few(
+    queries: Tensor, keys: Tensor, values: Tensor, *, is_causal: bool = False, scale: float
+) -> Tensor:
     """`scaled_dot_product_attention` with the same bits for a row whatever other rows there are: in torch's
     own for few queries they depend on the thread that computes it."""
     weights = (queries * scale) @ keys.mT
@@ -171,20 +184,30 @@ class Batch:
                     audio.store(*keys_values(few, layer.encoder_attn), first_row=row)
             row += len(few)
 
-    def step(self, tokens: Tensor, position: int) -> Tensor:
-        """The decoder's state [rows, model size] after the last of the tokens [rows, n].
+    def advance(self, tokens: Tensor, position: int, mixing: Mixing | None = None) -> Tensor:
+        """The decoder's states [rows, n, model size], not yet normalised, after each of the tokens [rows, n]
+        of the last rows of the batch.
 
         The first of them stands at this position.
         """
         end = position + tokens.shape[1]
+        row = len(self.text[0].keys) - len(tokens)
         x = self.decoder.embed_tokens(tokens) + self.decoder.embed_positions.weight[position:end]
         for layer, text, audio in zip(self.decoder.layers, self.text, self.audio, strict=True):
             y = layer.self_attn_layer_norm(x)
-            text.store(*keys_values(y, layer.self_attn), first_position=position)
-            x += attend(y, layer.self_attn, *text.read(end), causal=tokens.shape[1] > 1)
-            x += attend(layer.encoder_attn_layer_norm(x), layer.encoder_attn, *audio.read())
+            text.store(*keys_values(y, layer.self_attn), row, position)
+            causal = tokens.shape[1] > 1
+            x += attend(y, layer.self_attn, *text.read(end, row), causal=causal, mixing=mixing)
+            y = layer.encoder_attn_layer_norm(x)
+            x += attend(y, layer.encoder_attn, *audio.read(first_row=row), mixing=mixing)
             x += feed_forward(x, layer)
-        return self.decoder.layer_norm(x[:, -1])
+        return x
+
+    def arrange(self, rows: Sequence[int]) -> None:
+        """Let all other rows go, and have these in this order."""
+        moved = [place for place, row in enumerate(rows) if place != row]
+        for cache in (*self.audio, *self.text):
+            cache.move([rows[place] for place in moved], moved, len(rows))
 
     def keep(self, rows: Sequence[int]) -> list[int]:
         """Let all other rows go. Returns the rows that are left in their new order.
@@ -200,6 +223,26 @@ class Batch:
         for cache in (*self.audio, *self.text):
             cache.move(moved, free, count)
         return order
+
+
+class Choice:
+    """The model's choice of the next token, of those that the rules allow."""
+
+    def __init__(self, model: WhisperForConditionalGeneration, rules: Rules) -> None:
+        self.model, self.norm = model, model.model.decoder.layer_norm
+        self.always, self.first = (
+            torch.tensor(tokens, dtype=torch.long, device=model.device)
+            for tokens in (rules.suppressed, rules.suppressed + rules.suppressed_first)
+        )
+
+    def __call__(self, x: Tensor, count: int) -> list[int]:
+        """For states [rows, model size] as of `Batch.advance`, after so many tokens of text."""
+        with fast_products():
+            logits = self.model.proj_out(self.norm(x))
+        logits.index_fill_(1, self.always if count else self.first, float("-inf"))
+        largest, tokens = logits.max(-1)
+        check_finite(largest[:, None], "the logits")
+        return tokens.tolist()
 
 
 @torch.inference_mode()
@@ -218,30 +261,44 @@ def decode_greedily(
     kept up to date. NaN or Inf in what the model computes raises NonFiniteRow, whose row is one of place's.
     """
     place = place or Place()
-    device = model.device
     batch = Batch(model, states, rows, len(rules.prompt) + rules.limit, kv_cache, place)
-    always, first = (
-        torch.tensor(tokens, dtype=torch.long, device=device)
-        for tokens in (rules.suppressed, rules.suppressed + rules.suppressed_first)
-    )
-    written: list[list[int]] = [[] for _ in range(rows)]
-    unfinished = list(range(rows))
-    tokens, position = torch.tensor(rules.prompt, device=device).repeat(rows, 1), 0
+    return finish(model, batch, rules, [[] for _ in range(rows)], place)
+
+
+def finish(
+    model: WhisperForConditionalGeneration,
+    batch: Batch,
+    rules: Rules,
+    written: list[list[int]],
+    place: Place,
+) -> list[list[int]]:
+    """Go on step by step, from what has been written of every row to its end.
+
+    Rows may have come to different positions: one that is ahead waits until the others have come there.
+    """
+    choose = Choice(model, rules)
+    going_on = [row for row, tokens in enumerate(written) if not is_over(tokens, rules)]
+    # those that wait stand in front, so that those that step are the last of the batch
+    order = sorted(going_on, key=lambda row: -len(written[row]))
+    batch.arrange(order)
+    waiting = len(order)
     for count in range(rules.limit):
-        place.rows, place.position = unfinished, position
+        while waiting and len(written[order[waiting - 1]]) == count:
+            waiting -= 1
+        place.rows, place.position = order[waiting:], len(rules.prompt) + count - 1 if count else 0
+        if not place.rows:
+            continue
+        tokens = [written[row][-1:] if count else rules.prompt for row in place.rows]
         with fast_products():
-            logits = model.proj_out(batch.step(tokens, position))
-        position += tokens.shape[1]
-        logits.index_fill_(1, always if count else first, float("-inf"))
-        largest, tokens = logits.max(-1, keepdim=True)
-        check_finite(largest, "the logits")
-        chosen = tokens[:, 0].tolist()
-        for row, token in zip(unfinished, chosen, strict=True):
+            x = batch.advance(torch.tensor(tokens, device=model.device), place.position)
+        chosen = choose(x[:, -1], count)
+        for row, token in zip(place.rows, chosen, strict=True):
             written[row].append(token)
-        going_on = [index for index, token in enumerate(chosen) if token != rules.end]
-        if not going_on:
-            break
-        if len(going_on) < len(unfinished):
-            order = batch.keep(going_on)
-            tokens, unfinished = tokens[order], [unfinished[index] for index in order]
+        kept = [index for index, row in enumerate(order) if not is_over(written[row], rules)]
+        if len(kept) < len(order):
+            order = [order[index] for index in batch.keep(kept)]
     return written
+
+
+def is_over(tokens: Sequence[int], rules: Rules) -> bool:
+    return len(tokens) == rules.limit or tokens[-1:] == [rules.end]

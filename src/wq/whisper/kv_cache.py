@@ -138,9 +138,9 @@ class KeysValues:
             stored[:, :, first_position:] = rounding.round_vectors(x)
             rounding.round_blocks_(stored, first_position)
 
-    def read(self, end: int | None = None) -> tuple[Tensor, Tensor]:
-        """Those of the positions before `end`; of all positions by default."""
-        return (self.keys, self.values) if end is None else (self.keys[:, :, :end], self.values[:, :, :end])
+    def read(self, end: int | None = None, first_row: int = 0) -> tuple[Tensor, Tensor]:
+        """Those of the positions before `end`, by default of all, and of the rows from this one on."""
+        return self.keys[first_row:, :, :end], self.values[first_row:, :, :end]
 
     def move(self, source: list[int], target: list[int], rows: int) -> None:
         """Put the rows `source` in the places `target`, and keep the first `rows` rows."""
