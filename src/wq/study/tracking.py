@@ -93,15 +93,22 @@ class Store:
     def spared(self) -> Iterator[None]:
         """What is done in here is given up where the store fails, which takes its record from a job, and
         not its results."""
-        try:
-            if not self.failure:
+        if not self.failure:
+            try:
                 probe(self.uri, writes=True)
+            except Exception as error:
+                self._give_up(error)
+        try:
             yield
         except Exception as error:
-            of_mlflow = type(error).__module__.startswith("mlflow.")
-            if not of_mlflow and not isinstance(error, StoreError | OSError | sqlite3.Error):
-                raise
-            failures.setdefault(self.uri, UnreachableError(self.uri, reason_of(error)))
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        """Leave the store alone from now on; raises what is no fault of it."""
+        of_mlflow = type(error).__module__.startswith("mlflow.")
+        if not of_mlflow and not isinstance(error, StoreError | OSError | sqlite3.Error):
+            raise error
+        failures.setdefault(self.uri, UnreachableError(self.uri, reason_of(error)))
 
     def tell_failure(self, directory: Path) -> None:
         """Say, once in a process, that the store does without what lies in this directory, and the remedy."""
