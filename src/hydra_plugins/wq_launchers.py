@@ -181,7 +181,7 @@ class Slurm(_Elsewhere):
             + f"; how it goes: wq status {self.sweep}"
         )
         if detach:
-            grid.detach()
+            grid.detach(names)
             return []
         try:
             slurm.wait(names, lambda: all(map(self.is_done, left)))

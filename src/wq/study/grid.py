@@ -160,15 +160,16 @@ def leave(wants_traceback: bool, code: int) -> None:
         sys.exit(code)
 
 
-def detach() -> None:
-    """Leave the grid to its jobs: the last of them makes its report."""
-    from wq.study.tracking import PID
+def detach(jobs: Iterable[str]) -> None:
+    """Leave the grid to its Slurm jobs: the last of them makes its report."""
+    from wq.study.tracking import JOB, PID
 
     assert Grid.launched is not None
     store, parent = Grid.launched.store, Grid.launched.parent_run
     if parent:
         with store.spared():
             store.client.set_tag(parent, PID, "detached")  # no process of this machine stands for it any more
+            store.client.set_tag(parent, JOB, ",".join(sorted({job.partition("_")[0] for job in jobs})))
     Grid.launched = None
 
 

@@ -46,7 +46,7 @@ def write_plan(
             "command": command,
             "host": socket.gethostname(),
             "pid": process.pid,
-            "began": process.create_time(),
+            "began": process.create_time() - psutil.boot_time(),  # whatever becomes of the clock
             "points": [point for point in earlier if point["number"] not in points] + plan,
         },
     )
@@ -86,7 +86,7 @@ def is_alive(plan: Row) -> bool | None:
     if plan["host"] != socket.gethostname():
         return None
     try:
-        return abs(psutil.Process(plan["pid"]).create_time() - plan["began"]) < 1
+        return abs(psutil.Process(plan["pid"]).create_time() - psutil.boot_time() - plan["began"]) < 1
     except psutil.NoSuchProcess:
         return False
 

@@ -82,8 +82,8 @@ SBATCH = {"timeout_min": "time", "mem_gb": "mem", "name": "job_name"}
 
 
 def states(jobs: Collection[str]) -> dict[str, State]:
-    """What Slurm knows of jobs. Those that it has forgotten are left out: without accounting a controller
-    forgets an ended job after some minutes."""
+    """What Slurm knows of jobs, or of all jobs of arrays. Those that it has forgotten are left out: without
+    accounting a controller forgets an ended job after some minutes."""
     if not jobs:
         return {}
     arrays = ",".join(sorted({job.partition("_")[0] for job in jobs}))
@@ -95,7 +95,7 @@ def states(jobs: Collection[str]) -> dict[str, State]:
     if set(jobs) - told.keys():
         accounts = _ask("sacct", "-X", "-n", "-P", "-o", "JobID,State,ExitCode", "-j", arrays)
         told = _read(accounts.stdout) | told
-    return {job: told[job] for job in jobs if job in told}
+    return {job: state for job, state in told.items() if {job, job.partition("_")[0]} & set(jobs)}
 
 
 def _read(table: str) -> dict[str, State]:
@@ -173,10 +173,10 @@ def own_id() -> str:
     return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ.get("SLURM_JOB_ID", "")
 
 
-def is_gone(job: str) -> bool:
-    """Whether a job has ended, as far as Slurm can be asked."""
-    state = states({job}).get(job)
-    return state is None or (not state.is_active and state.name != UNKNOWN)
+def is_gone(jobs: str) -> bool:
+    """Whether a job, or all of an array, or several with commas between them, have ended, as far as Slurm can
+    be asked."""
+    return not any(state.is_active or state.name == UNKNOWN for state in states(jobs.split(",")).values())
 
 
 def _interrupt(number: int, frame: Any) -> None:
