@@ -3,13 +3,14 @@
 Hydra takes launchers only from the namespace package `hydra_plugins`; what these do is in `wq.study`.
 """
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, configure_log, filter_overrides, run_job, setup_globals
@@ -19,6 +20,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 if TYPE_CHECKING:
     from wq.study.config import Config
+
+log = logging.getLogger(__name__)
 
 Points = Mapping[int, Sequence[str]]  # the overrides of points by their number in the grid
 
@@ -34,6 +37,8 @@ class Jobs:
     singletons: dict[Any, Any]
     slurm: bool = False
     report: bool = False
+    aloud: bool = False
+    coming: Mapping[str, Any] = field(default_factory=dict)  # see wq.study.reuse
 
     def __call__(self) -> None:
         Singleton.set_state(self.singletons)
@@ -49,18 +54,31 @@ class Jobs:
         from wq.study import grid, results
 
         sweep = Path(self.config.hydra.sweep.dir)
+        composed = {}
         for number, overrides in self.points.items():
             directory = sweep / str(number)
             if not (directory / results.RESULT).exists():
                 (directory / results.ERROR).unlink(missing_ok=True)
                 with grid.told(directory):
-                    self.run_point(number, overrides)
+                    composed[number] = compose(self.context, self.config, overrides)
+        for number in self.order(composed):
+            if self.aloud:
+                log.info(f"\t#{number} : {' '.join(filter_overrides(self.points[number]))}")
+            with grid.told(sweep / str(number)):
+                self.run_point(number, composed.pop(number))
         if self.report:
             with grid.told():
                 grid.finish_detached(sweep, self.config)
 
-    def run_point(self, number: int, overrides: Sequence[str]) -> None:
-        config = compose(self.context, self.config, overrides)
+    def order(self, composed: Mapping[int, DictConfig]) -> list[int]:
+        """The numbers of these points in the order in which they run."""
+        from wq.study import reuse
+
+        order, coming = plan(composed) if len(composed) > 1 else (list(composed), self.coming)
+        reuse.here.coming |= coming
+        return order
+
+    def run_point(self, number: int, config: DictConfig) -> None:
         with open_dict(config):
             config.hydra.job.id = os.environ.get("SLURM_JOB_ID", f"{config.hydra.job.name}_{number}")
             config.hydra.job.num = number
@@ -84,6 +102,27 @@ def compose(context: HydraContext, config: DictConfig, overrides: Sequence[str])
     return context.config_loader.load_sweep_config(config, list(overrides))
 
 
+def checked(composed: DictConfig) -> "Config":
+    from wq.study.config import as_config
+
+    config = composed.copy()
+    with open_dict(config):
+        del config["hydra"]
+    return as_config(config)
+
+
+def plan(composed: Mapping[int, DictConfig]) -> tuple[list[int], dict[str, Any]]:
+    """The numbers of points in the order in which they are to run, and what they read: see wq.study.reuse."""
+    from wq.study import reuse
+
+    configs = {}
+    for number, config in composed.items():
+        with suppress(Exception):  # whatever is wrong, the job will say it
+            configs[number] = checked(config)
+    order, coming = reuse.plan(configs)
+    return [*order, *(number for number in composed if number not in configs)], coming
+
+
 def write_plan(config: DictConfig, points: Points, jobs: Mapping[int, str]) -> None:
     import shlex
 
@@ -102,18 +141,8 @@ def refuse_detach(config: DictConfig) -> None:
         raise ConfigurationError("detach=true needs a cluster that takes the jobs; give hydra/launcher=slurm")
 
 
-class Basic(BasicLauncher):
-    """In this process, one after the other; the model is loaded once."""
-
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        assert self.config is not None
-        refuse_detach(self.config)
-        write_plan(self.config, dict(enumerate(job_overrides, initial_job_idx)), {})
-        return super().launch(job_overrides, initial_job_idx)
-
-
-class _Elsewhere(Launcher):
-    """What launchers into other processes share. options: the node hydra.launcher."""
+class _Launcher(Launcher):
+    """What all launchers share. options: the node hydra.launcher."""
 
     context: HydraContext
     config: DictConfig
@@ -126,11 +155,29 @@ class _Elsewhere(Launcher):
         self.context, self.config, self.task = hydra_context, config, task_function
         self.sweep = Path(config.hydra.sweep.dir)
 
-    def jobs(self, points: Points, **settings: bool) -> Jobs:
+    def jobs(self, points: Points, **settings: Any) -> Jobs:
         return Jobs(self.context, self.config, self.task, points, Singleton.get_state(), **settings)
 
+    def configure_log(self) -> None:
+        configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
 
-class Joblib(_Elsewhere):
+
+class Basic(_Launcher):
+    """In this process, one after the other; the model is loaded once."""
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        refuse_detach(self.config)
+        setup_globals()
+        self.configure_log()
+        points = dict(enumerate(job_overrides, initial_job_idx))
+        write_plan(self.config, points, {})
+        log.info(f"Launching {len(points)} jobs locally")
+        self.jobs(points, aloud=True).run()
+        self.configure_log()
+        return []
+
+
+class Joblib(_Launcher):
     """In processes of this machine."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
@@ -145,24 +192,25 @@ class Joblib(_Elsewhere):
             with grid.told(self.sweep / str(number)):
                 raise error
 
-        tasks = {number: self.jobs({number: overrides}) for number, overrides in points.items()}
+        order, coming = plan({n: compose(self.context, self.config, texts) for n, texts in points.items()})
+        tasks = {number: self.jobs({number: points[number]}, coming=coming) for number in order}
         run_in_processes(tasks, lost, device=self.config.device, **self.options)
         return []
 
 
-class Slurm(_Elsewhere):
+class Slurm(_Launcher):
     """In jobs of a Slurm cluster, `chunk` points in each."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from wq.study import grid, slurm
 
         points = dict(enumerate(job_overrides, initial_job_idx))
-        settings = self.checked(job_overrides[0])
+        settings = checked(compose(self.context, self.config, job_overrides[0]))
         write_plan(self.config, points, {})
         known = self.known()
         stored = {number: texts for number, texts in points.items() if known and self.is_in(known, texts)}
         self.jobs(stored).run()
-        configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
+        self.configure_log()
         left = [number for number in points if number not in stored]
         if not left:
             return []
@@ -211,17 +259,9 @@ class Slurm(_Elsewhere):
 
         from wq.study.job import prepare
 
-        config = self.checked(overrides)
+        config = checked(compose(self.context, self.config, overrides))
         try:
             job = prepare(replace(config, device="cpu"), list(overrides))
             return not config.rerun and {job.spec.fingerprint, job.spec.reference().fingerprint} <= known
         except Exception:  # whatever is wrong, the job will say it
             return False
-
-    def checked(self, overrides: Sequence[str]) -> "Config":
-        from wq.study.config import as_config
-
-        composed = compose(self.context, self.config, overrides)
-        with open_dict(composed):
-            del composed["hydra"]
-        return as_config(composed)

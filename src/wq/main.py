@@ -33,9 +33,10 @@ def run(config: Config, directory: Path, overrides: list[str]) -> None:
 
     job = prepare(config, overrides)
     # After it, as they import torch: what is wrong with the configuration is said before
-    from wq.study import evaluation, progress, report, results
+    from wq.study import evaluation, expected, progress, report, results, reuse
 
     tell_ignored(job.spec)
+    reuse.here.expect(job.spec)  # before its reference, which may leave something for it
     kept = progress.sweep_of(directory) or directory
     job.store.tell_failure(kept)
     reference = None if job.spec.is_reference else evaluation.obtain(job.reference(), directory / "reference")
@@ -48,6 +49,9 @@ def run(config: Config, directory: Path, overrides: list[str]) -> None:
     for notice in evaluation.notices(outcome.row):
         print(f"{job.spec.point}: {notice}", file=sys.stderr)
     print(report.format_line(outcome.row) + ("  (from the store)" if outcome.reused else ""))
+    if not progress.sweep_of(directory):  # a grid looks at all of its points when they have ended
+        for error in expected.unexpected([outcome.row], config.expect_wer):
+            raise error
 
 
 def main() -> None:

@@ -278,15 +278,23 @@ class Config:
     seed: int = 0
     resamples: int = 10_000
     rerun: bool = False
+    reuse: bool = True
+    reuse_limit: int = 1000
     tracking_uri: str | None = None
     experiment_name: str = "wq"
     chunk: int = 1
     detach: bool = False
+    expect_wer: dict[str, list[float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for model, band in self.expect_wer.items():
+            if len(band) != 2 or not 0 <= band[0] <= band[1]:
+                raise ConfigurationError(
+                    f"expect_wer={{{model}: {band}}} is no band; give [low, high], fractions: [0.05, 0.06]"
+                )
         _check_choice("granularity", self.granularity, GRANULARITIES)
         _check_choice("long_audio", self.long_audio, LONG_AUDIO)
-        for name in ("group", "max_new_tokens", "batch_size", "limit", "chunk"):
+        for name in ("group", "max_new_tokens", "batch_size", "limit", "chunk", "reuse_limit"):
             _check_count(name, getattr(self, name), optional=name in ("group", "limit"))
         if self.seed < 0:
             raise ConfigurationError(f"seed={self.seed} must be at least 0; give another seed")

@@ -4,7 +4,7 @@ import os
 import time
 from pathlib import Path
 
-from wq.study import cost, memory, recording, results, wer
+from wq.study import cost, memory, recording, results, reuse, wer
 from wq.study.job import Job, load_once
 from wq.study.locks import alone
 from wq.study.outliers import alphas_text, write_outliers
@@ -34,6 +34,7 @@ from wq.whisper.model import Whisper
 def obtain(job: Job, directory: Path, reference: Outcome | None = None) -> Outcome:
     """The point's results: from the store where it has them, else by running it, once however many jobs ask
     together. Either way its files are left in the directory."""
+    reuse.here.passed(job.spec)
     with alone(job.spec.fingerprint, job.spec.point):
         found = None if job.config.rerun else files_of(job, directory)
         if found is None:
@@ -142,6 +143,7 @@ def transcribed(whisper: Whisper, job: Job, kv_cache: KVQuantizer | None) -> Tra
             max_new_tokens=spec.max_new_tokens,
             language=spec.decoding_language or spec.language,
             kv_cache=kv_cache,
+            kept=reuse.here.kept_for(job),
         )
     except NonFiniteUtterance as error:
         error.index = pieces.pieces[error.index].utterance

@@ -6,10 +6,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from queue import Empty, SimpleQueue
+from contextlib import suppress
+from itertools import pairwise
 from typing import Any
+
+# In the environment of a process: how many of them share the machine's memory
+PROCESSES = "WQ_PROCESSES"
 
 
 class ProcessError(RuntimeError):
@@ -43,13 +48,11 @@ def run_in_processes(
         ) from error
     gpus = visible_gpus() if device in ("auto", "cuda") else []
     workers = min(n_jobs or len(gpus) or (1 if device.startswith("cuda:") else cpu_count()), len(tasks))
-    share = {"OMP_NUM_THREADS": str(threads or max(1, cpu_count() // workers))}
+    share = {"OMP_NUM_THREADS": str(threads or max(1, cpu_count() // workers)), PROCESSES: str(workers)}
     # that a killed process has left something behind is nothing to tell
     kept = os.environ.get("PYTHONWARNINGS")
     os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (kept, "ignore:resource_tracker")))
-    waiting: SimpleQueue[int] = SimpleQueue()
-    for number in tasks:
-        waiting.put(number)
+    waiting = shared_out(list(tasks), workers)
     pools: dict[int, Any] = {}  # one process each, so that every one has its own environment and its own end
 
     starting = threading.Lock()
@@ -65,7 +68,7 @@ def run_in_processes(
             return pools[worker].submit(_run, tasks[number], os.getpid())
 
     def work(worker: int) -> None:
-        while (number := _next(waiting)) is not None:
+        while (number := _next(waiting, worker)) is not None:
             try:
                 start(worker, number).result()
             except BrokenProcessPool:
@@ -87,11 +90,19 @@ def run_in_processes(
                 pool.shutdown(kill_workers=True)
 
 
-def _next(waiting: "SimpleQueue[int]") -> int | None:
-    try:
-        return waiting.get_nowait()
-    except Empty:
-        return None
+def shared_out(numbers: Sequence[int], workers: int) -> list[deque[int]]:
+    """A part for each worker. What is alike stands together, and has most to gain in one process."""
+    cuts = [len(numbers) * worker // workers for worker in range(workers + 1)]
+    return [deque(numbers[start:end]) for start, end in pairwise(cuts)]
+
+
+def _next(waiting: Sequence[deque[int]], worker: int) -> int | None:
+    """The worker's own next one, or else the last of whoever has most left."""
+    with suppress(IndexError):
+        return waiting[worker].popleft()
+    with suppress(IndexError):
+        return max(waiting, key=len).pop()
+    return None
 
 
 def _run(task: Callable[[], None], parent: int) -> None:

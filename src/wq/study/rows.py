@@ -181,7 +181,8 @@ def transcription_columns(transcription: Transcription) -> Row:
         "rtfx": transcription.rtfx,
         "audio_seconds": transcription.audio_seconds,
         "features_seconds": transcription.features_seconds,
-        "generate_seconds": transcription.generate_seconds,
+        "encode_seconds": transcription.encode_seconds,
+        "decode_seconds": transcription.decode_seconds,
         "capped_transcripts": transcription.capped,
         "cut_utterances": transcription.cut,
     }

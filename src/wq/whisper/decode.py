@@ -7,21 +7,22 @@ mel space is not silence), so batch mates and order do not matter, but for float
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from wq.numerics.fake_quant import NonFiniteError
-from wq.whisper.features import log_mel
+from wq.whisper.drafting import can_draft, count_accepted, decode_drafted
 from wq.whisper.finite import NonFiniteRow
-from wq.whisper.greedy import Place, decode_greedily, decoding_rules, encode_rows
+from wq.whisper.greedy import Place, decode_greedily, decoding_rules
+from wq.whisper.hearing import SAMPLING_RATE, Hearing
+from wq.whisper.kept import Kept
 from wq.whisper.kv_cache import KVQuantizer
 from wq.whisper.model import Whisper
-
-SAMPLING_RATE = 16_000
 
 
 @dataclass(frozen=True)
@@ -39,24 +40,37 @@ class Transcript:
 
 @dataclass
 class Transcription:
-    """The transcripts in the order asked for, and where the time went, in seconds."""
+    """The transcripts in the order asked for, and where the time went, in seconds: None where features or the
+    encoder's states were not computed for all utterances, but kept from an earlier transcription. And of
+    decoding with drafts, how many tokens those had, and how many of them were accepted."""
 
     transcripts: list[Transcript] = field(default_factory=list)
-    features_seconds: float = 0.0
-    generate_seconds: float = 0.0
+    features_seconds: float | None = 0.0
+    encode_seconds: float | None = 0.0
+    decode_seconds: float = 0.0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
     @property
     def audio_seconds(self) -> float:
         return sum(transcript.duration - transcript.cut_seconds for transcript in self.transcripts)
 
     @property
-    def seconds(self) -> float:
-        return self.features_seconds + self.generate_seconds
+    def seconds(self) -> float | None:
+        if self.features_seconds is None or self.encode_seconds is None:
+            return None
+        return self.features_seconds + self.encode_seconds + self.decode_seconds
 
     @property
-    def rtfx(self) -> float:
-        """Seconds of audio transcribed per second, features included, reading of audio files not."""
-        return self.audio_seconds / self.seconds
+    def rtfx(self) -> float | None:
+        """Seconds of audio transcribed per second, features included, reading of audio files not; None where
+        not all of it was measured, or drafts have saved some of it."""
+        return self.audio_seconds / self.seconds if self.seconds and not self.drafted_tokens else None
+
+    @property
+    def draft_acceptance(self) -> float | None:
+        """The share of drafted tokens that were accepted; None where decoding was plain."""
+        return self.accepted_tokens / self.drafted_tokens if self.drafted_tokens else None
 
     @property
     def capped(self) -> int:
@@ -100,6 +114,8 @@ def transcribe(
     max_new_tokens: int | None = None,
     language: str = "en",
     kv_cache: KVQuantizer | None = None,
+    drafts: Sequence[Sequence[int]] | None = None,
+    kept: Kept | None = None,
     place: Place | None = None,
     task: str = "transcribe",
 ) -> Transcription:
@@ -108,7 +124,9 @@ def transcribe(
     Order is a permutation, best from long to short so that a batch is decoded for no longer than it must; the
     transcripts come back in the order of i. Audio beyond the model's window is cut off and counted. The
     language is for multilingual checkpoints. With kv_cache, keys and values are rounded as they are stored.
-    `place` is kept up to date; `task` is the progress bar's.
+    `drafts` are what a similar model wrote, in tokens as a `Transcript` has them: where `can_draft` they save
+    time, and never change a transcript. `kept` are features and states that need not be computed again, and
+    where those computed here are put. `place` is kept up to date; `task` is the progress bar's.
 
     Raises ValueError where max_new_tokens does not fit, or the checkpoint does not know the language;
     NonFiniteUtterance where NaN or Inf comes up in what the model computes.
@@ -116,8 +134,9 @@ def transcribe(
     place = place or Place()
     limit = token_limit(whisper, max_new_tokens)
     rules = decoding_rules(whisper.model, language if whisper.is_multilingual else None, limit)
-    window = round(whisper.window_seconds * SAMPLING_RATE)
-    device, dtype = whisper.model.device, whisper.model.dtype
+    hearing = Hearing(whisper, read, place, kept)
+    if not can_draft(whisper.model, kv_cache):
+        drafts = None
     done: dict[int, Transcript] = {}
     result = Transcription()
     # disable=None: silent where there is no terminal, as under Slurm and CI
@@ -125,24 +144,40 @@ def transcribe(
         total=len(order), unit="utt", desc=task, disable=None, mininterval=0.5, leave=False
     ) as progress:
         for first in range(0, len(order), batch_size):
-            indices = order[first : first + batch_size]
-            audios = [read(index) for index in indices]
+            place.batch = indices = order[first : first + batch_size]
+            states = Clocked(hearing.states(indices))
             started = time.perf_counter()
-            features = log_mel(whisper.feature_extractor, [audio[:window] for audio in audios])
-            featured = time.perf_counter()
-            place.batch = indices
             try:
-                states = encode_rows(whisper.model, features.to(device, dtype), place)
-                rows = decode_greedily(whisper.model, states, len(indices), rules, kv_cache, place)
+                if drafts:
+                    given = [drafts[index] for index in indices]
+                    rows = decode_drafted(whisper.model, states, given, rules, kv_cache, place)
+                    result.drafted_tokens += sum(map(len, given))
+                    result.accepted_tokens += sum(map(count_accepted, given, rows))
+                else:
+                    rows = decode_greedily(whisper.model, states, len(indices), rules, kv_cache, place)
             except NonFiniteRow as error:
                 raise NonFiniteUtterance(place.utterances[error.row], error) from None
-            result.features_seconds += featured - started
-            result.generate_seconds += time.perf_counter() - featured
-            for index, audio, row in zip(indices, audios, rows, strict=True):
-                done[index] = as_transcript(whisper, row, len(audio), window)
+            result.decode_seconds += time.perf_counter() - started - states.seconds
+            for index, row in zip(indices, rows, strict=True):
+                done[index] = as_transcript(whisper, row, hearing.samples[index], hearing.window)
             progress.update(len(indices))
     result.transcripts = [done[index] for index in range(len(order))]
+    result.features_seconds, result.encode_seconds = hearing.seconds["features"], hearing.seconds["encode"]
     return result
+
+
+class Clocked(Iterator[Tensor]):
+    """The same tensors, and the seconds that it has taken to get them."""
+
+    def __init__(self, tensors: Iterator[Tensor]) -> None:
+        self.tensors, self.seconds = tensors, 0.0
+
+    def __next__(self) -> Tensor:
+        started = time.perf_counter()
+        try:
+            return next(self.tensors)
+        finally:
+            self.seconds += time.perf_counter() - started
 
 
 def as_transcript(whisper: Whisper, row: list[int], samples: int, window: int) -> Transcript:

@@ -36,3 +36,15 @@ def log_mel(extractor: WhisperFeatureExtractor, audios: Sequence[np.ndarray]) ->
     # A range of 80 dB below the loudest point of each utterance, scaled to about -1 .. 1
     loudest = logs.amax(dim=(1, 2), keepdim=True)
     return torch.maximum(logs, loudest - 8.0).add_(4.0).div_(4.0)
+
+
+def without_silence(features: Tensor) -> Tensor:
+    """Features [mels, frames] without the silence at their end, but for one frame of it: all frames of the
+    padding are alike."""
+    changes = (features[:, 1:] != features[:, :-1]).any(0).nonzero()
+    return features[:, : int(changes[-1]) + 2 if len(changes) else 1]
+
+
+def with_silence(features: Tensor, frames: int) -> Tensor:
+    """Features [mels, frames] as they were before `without_silence`."""
+    return F.pad(features, (0, frames - features.shape[1]), mode="replicate")

@@ -1,0 +1,94 @@
+"""From audio to the encoder's states: computed, or kept from an earlier transcription."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wq.whisper.features import log_mel, with_silence, without_silence
+from wq.whisper.greedy import FRAMES_AT_ONCE, Place, encode_rows
+from wq.whisper.kept import Kept, Shelf
+from wq.whisper.model import Whisper
+
+SAMPLING_RATE = 16_000
+
+
+@dataclass
+class Hearing:
+    """The utterances read(i), mono float32 at 16 kHz, as the encoder hears them.
+
+    samples   of the audios heard so far, by i; those beyond the window are counted, but not heard
+    seconds   that the features and the encoder have taken; None where they were not computed for all
+    """
+
+    whisper: Whisper
+    read: Callable[[int], np.ndarray]
+    place: Place
+    kept: Kept | None = None
+    samples: dict[int, int] = field(default_factory=dict)
+    seconds: dict[str, float | None] = field(default_factory=lambda: {"features": 0.0, "encode": 0.0})
+
+    @property
+    def window(self) -> int:
+        """In samples."""
+        return round(self.whisper.window_seconds * SAMPLING_RATE)
+
+    def states(self, indices: Sequence[int]) -> Iterator[Tensor]:
+        """[some rows, frames, model size] of these utterances, as of `encode_rows`, and with its errors."""
+        shelf = self.kept and self.kept.states
+        if shelf and shelf.holds(indices):
+            self.seconds = dict.fromkeys(self.seconds)
+            self.samples |= {index: shelf.samples[index] for index in indices}
+            yield from self._kept_states(shelf, indices)
+            return
+        features = self.features(indices)
+        encoded = encode_rows(self.whisper.model, features, self.place)
+        row = 0
+        while True:
+            with self._clock("encode"):
+                few = next(encoded, None)
+            if few is None:
+                return
+            self._keep(shelf, indices[row:], few)
+            row += len(few)
+            yield few
+
+    def _kept_states(self, shelf: Shelf, indices: Sequence[int]) -> Iterator[Tensor]:
+        """As many rows at a time as `encode_rows` gives."""
+        device, frames = self.whisper.model.device, self.whisper.model.config.max_source_positions
+        at_once = max(FRAMES_AT_ONCE // frames, 1) if device.type == "cpu" else len(indices)
+        for row in range(0, len(indices), at_once):
+            yield torch.stack([shelf.read(index) for index in indices[row : row + at_once]]).to(device)
+
+    def features(self, indices: Sequence[int]) -> Tensor:
+        """[rows, mels, frames] of these utterances."""
+        model, shelf = self.whisper.model, self.kept and self.kept.features
+        if shelf and shelf.holds(indices):
+            self.seconds["features"] = None
+            self.samples |= {index: shelf.samples[index] for index in indices}
+            frames = 2 * model.config.max_source_positions
+            features = torch.stack([with_silence(shelf.read(index), frames) for index in indices])
+        else:
+            audios = [self.read(index) for index in indices]
+            self.samples |= {index: len(audio) for index, audio in zip(indices, audios, strict=True)}
+            heard = [audio[: self.window] for audio in audios]
+            with self._clock("features"):
+                features = log_mel(self.whisper.feature_extractor, heard)
+            self._keep(shelf, indices, map(without_silence, features))
+        return features.to(model.device, model.dtype)
+
+    def _keep(self, shelf: Shelf | None, indices: Sequence[int], rows: Iterable[Tensor]) -> None:
+        if self.kept and shelf is not None:
+            for index, row in zip(indices, rows, strict=False):
+                self.kept.shelves.keep(shelf, index, row, self.samples[index])
+
+    @contextmanager
+    def _clock(self, stage: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        before = self.seconds[stage]
+        self.seconds[stage] = None if before is None else before + time.perf_counter() - started
