@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from wq.study.config import respell
 
 if TYPE_CHECKING:
+    from wq.study.expected import Bands
     from wq.study.report import Report
     from wq.study.tracking import Store
 
@@ -35,6 +36,7 @@ class Sweep:
     directory: Path
     parent_run: str | None  # None where the store cannot be reached
     store: "Store"
+    expected: "Bands"
 
 
 class Grid(Callback):
@@ -51,7 +53,7 @@ class Grid(Callback):
         from wq.study.results import forget
         from wq.study.tracking import PARENT_VARIABLE
 
-        sweep = Sweep(Path(config.hydra.sweep.dir), None, open_store(config))
+        sweep = Sweep(Path(config.hydra.sweep.dir), None, open_store(config), config.expect_wer)
         sweep.store.check()
         os.environ.pop(PARENT_VARIABLE, None)
         with sweep.store.spared():
@@ -182,12 +184,14 @@ def finish_detached(directory: Path, config: DictConfig) -> None:
 
     with FileLock(directory / ".finish.lock"):
         if is_over(directory):
-            finish(Sweep(directory, os.environ.get(PARENT_VARIABLE), open_store(config)), "FINISHED")
+            parent = os.environ.get(PARENT_VARIABLE)
+            finish(Sweep(directory, parent, open_store(config), config.expect_wer), "FINISHED")
 
 
 def finish(sweep: Sweep, status: str) -> None:
     """The table and the report of a grid, and the end of its parent run. Raises where one has no result."""
     from wq.study import progress
+    from wq.study.expected import unexpected
     from wq.study.report import format_table, write_report
     from wq.study.selection import of_sweep
 
@@ -210,6 +214,9 @@ def finish(sweep: Sweep, status: str) -> None:
                 close(sweep.store, sweep.parent_run, written, status)
                 sweep.store.close_stale()
         sweep.store.tell_failure(sweep.directory)
+    for error in unexpected(rows, sweep.expected):
+        with told():
+            raise error
     if unfinished and status == "FAILED" and not failures:  # they failed in other processes
         raise UnfinishedError(
             f"{progress.counts(points)}; wq status {sweep.directory} says why, and the same command runs "
