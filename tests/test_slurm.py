@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pytest
 
 from tests.conftest import Launch, Run
 from tests.test_launchers import GRID, POINTS, finished, numbers, runs, sweep_of, until
-from wq.study.tracking import HOST, JOB, PID, is_dead
+from wq.study.tracking import HOST, JOB, PID, Store, is_dead
 
 pytestmark = pytest.mark.slurm
 
@@ -204,3 +205,31 @@ def test_a_job_over_its_time_goes_on_where_it_was(cluster: None, wq: Run, launch
     assert finished(tmp_path) == sorted(POINTS)
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert "4 done (all)" in wq("status", module="wq").stdout
+
+
+def test_a_detached_grid_that_is_cancelled_is_closed(cluster: None, wq: Run, tmp_path: Path):
+    launched = wq("-m", *GRID, *SLURM, "limit=300", "detach=true")
+    assert launched.returncode == 0, launched.stderr
+    store = Store(f"sqlite:///{tmp_path}/mlflow.db", "wq")
+    store.close_stale()
+    assert "RUNNING" in {status for _, status in runs(tmp_path)}  # its jobs can still come
+    subprocess.run(["scancel", asked("squeue", "-h", "-o", "%A").split()[0]], check=True)
+    until(lambda: not job_processes(sweep_of(tmp_path)), 60)
+    until(lambda: not asked("squeue", "-h"), 60)
+    store.close_stale()
+    assert {status for _, status in runs(tmp_path)} == {"KILLED"}
+
+
+def test_an_interrupt_reaches_the_jobs_soon(cluster: None, launch: Launch, tmp_path: Path):
+    grid = launch("-m", *GRID, *SLURM, "limit=300", "batch_size=2")
+    until(lambda: (tmp_path / "mlflow.db").exists() and ("fp32", "RUNNING") in runs(tmp_path))
+    time.sleep(2)  # into the transcription
+    jobs = list(job_processes(sweep_of(tmp_path)).values())
+    assert jobs
+    os.killpg(grid.pid, signal.SIGINT)
+    _, alive = psutil.wait_procs(jobs, timeout=5)
+    assert not alive
+    _, stderr = grid.communicate(timeout=60)
+    assert grid.returncode == 130
+    assert stderr.splitlines()[-1] == "interrupted"
+    assert {status for _, status in runs(tmp_path)} == {"KILLED"}

@@ -164,7 +164,9 @@ def run_as_job(task: Callable[[], None]) -> None:
         print(f"stopped by Slurm: job {job} is {known.name if known else 'gone'}", file=sys.stderr)
         if known and known.name == "RUNNING":
             time.sleep(600)
-        sys.exit(130)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(130)  # all is closed; what libraries do at an exit may last until Slurm kills the process
 
 
 def own_id() -> str:
