@@ -113,7 +113,8 @@ def probe(uri: str, *, writes: bool = False) -> None:
         with closing(sqlite3.connect(database, WRITERS)) as connection:
             connection.execute("pragma schema_version")
             if writes:
-                connection.execute("begin immediate")
+                connection.execute("begin immediate")  # which nobody refuses where the file is read-only
+                connection.execute("create table wq_probe (x)")
                 connection.rollback()
     elif address.scheme in ("http", "https"):
         _probe_server(uri)

@@ -50,13 +50,11 @@ KINDS = {"hub": "hugging_face", "manifest": "local", "folder": "local"}  # MLflo
 class Record:
     """A run as the store has it. Times are in milliseconds since 1970.
 
-    id         in a tag of the run, so that it is found again
     is_given   whether the store was named by tracking_uri=
     rerun      whether it was asked for beside earlier runs of its point
     files      those that lie beside this one
     """
 
-    id: str
     tracking_uri: str
     is_given: bool
     experiment: str
@@ -93,7 +91,6 @@ def describe(
 ) -> Record:
     """The record of a run that has just ended."""
     return Record(
-        id=tags[RECORD_ID],
         tracking_uri=without_password(store.uri),
         is_given=config.tracking_uri is not None,
         experiment=store.experiment,

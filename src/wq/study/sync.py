@@ -1,7 +1,8 @@
 """Results on disk that the store has not: recorded as their jobs would have, once.
 
-A run is known by the id of its record, which its job made. Whoever records holds the lock of the point and
-looks first, so that of many at once one writes; what another left half written is completed.
+A run is known by the tag that its job gave it, whether the store took it or not. Whoever records holds the
+lock of the point and looks first, so that of many at once one writes; what another left half written is
+completed.
 """
 
 from collections import Counter
@@ -137,7 +138,7 @@ def _is_known(store: Store, record: Record) -> bool:
 
 
 def _same(record: Record) -> str:
-    return f"tags.`{RECORD_ID}` = '{record.id}'"
+    return f"tags.`{RECORD_ID}` = '{record.tags[RECORD_ID]}'"
 
 
 def _search(store: Store, query: str) -> list[str]:
