@@ -7,6 +7,7 @@ that nothing depends on global state, on environment variables that other tools 
 import json
 import logging
 import os
+import shutil
 import socket
 import sqlite3
 import sys
@@ -146,7 +147,25 @@ class Store:
             quiet = (("mlflow.store.db.utils", "CRITICAL"), ("urllib3", "ERROR"))
             for chatty, level in (("alembic", "WARNING"), ("mlflow", "WARNING"), *quiet):
                 logging.getLogger(chatty).setLevel(level)
+            self._create_database()
             return MlflowClient(tracking_uri=self.uri)
+
+    def _create_database(self) -> None:
+        """A fresh SQLite file is made beside its place and then put there: one whose migrations were cut short,
+        as by a kill, can never be used."""
+        database = database_file(self.uri)
+        if database is None or database.exists():
+            return
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+        beside = database.with_name(f".{database.name}.new")
+        shutil.rmtree(beside, ignore_errors=True)  # of who was killed: nobody else is here now
+        beside.mkdir()
+        fresh = beside / database.name
+        artifacts = (database.absolute().parent / "mlruns").as_uri()
+        SqlAlchemyStore(f"{SQLITE}{fresh}", artifacts).engine.dispose()
+        fresh.replace(database)
+        beside.rmdir()
 
     def _alone(self) -> AbstractContextManager[object]:
         """A fresh SQLite file is migrated by everyone who finds it so: one process at a time may look."""
