@@ -151,8 +151,8 @@ class Store:
             return MlflowClient(tracking_uri=self.uri)
 
     def _create_database(self) -> None:
-        """A fresh SQLite file is made beside its place and then put there: one whose migrations were cut short,
-        as by a kill, can never be used."""
+        """A fresh SQLite file is made beside its place and then put there: one whose migrations were cut
+        short, as by a kill, can never be used."""
         database = database_file(self.uri)
         if database is None or database.exists():
             return
