@@ -50,6 +50,10 @@ test-cluster: $(VENV)/.developed ## Grids on a real one-node Slurm (as root, wit
 test-server: $(VENV)/.developed ## Grids on an MLflow server with PostgreSQL (Debian's postgresql), killed and started again
 	$(BIN)/pytest -m 'postgres or slow' -rs tests/test_server.py tests/test_sync.py
 
+.PHONY: test-faults
+test-faults: $(VENV)/.developed ## Grids killed, started by many at once, out of space; what memory and secrets become (some as root)
+	$(BIN)/pytest -m slow --numprocesses 2 -rs tests/test_faults.py tests/test_growth.py tests/test_security.py
+
 .PHONY: lint
 lint: $(VENV)/.developed ## ruff (lint and format) and pyright
 	$(BIN)/ruff check .
@@ -60,6 +64,11 @@ lint: $(VENV)/.developed ## ruff (lint and format) and pyright
 format: $(VENV)/.developed ## Let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+.PHONY: bench
+bench: $(VENV)/.developed ## Measure speed, write docs/performance.md (half an hour, idle; ONLY="grid stages", ROUNDS=2, QUICK=1)
+	$(INSTALL) --editable '.[bench]'
+	$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(QUICK),--quick)
 
 .PHONY: ui
 ui: $(VENV)/.installed ## MLflow's own page on the same runs, on loopback only

@@ -21,8 +21,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Launch
-from tests.test_launchers import finished, numbers, runs, sweep_of, until, workers
+from tests.test_launchers import finished, numbers, runs, sweep_of, until
 
 GRID = ("-m", "format=int4,nvfp4", "limit=2", "resamples=50", "max_new_tokens=8")
 POINTS = ["fp32", "int4-g128", "nvfp4"]
@@ -274,7 +273,7 @@ def test_a_cache_that_cannot_be_written_costs_time_only(tmp_path: Path):
     assert found[0] == found[1]
 
 
-# --- the clock, the keyboard --------------------------------------------------------------------------------
+# --- the clock ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -304,21 +303,3 @@ def test_a_clock_that_goes_backwards(tmp_path: Path, undisturbed: Undisturbed):
     assert code == 0, stderr
     assert stdout.count("(from the store)") == 2
     assert finished(tmp_path) == sorted([*POINTS, "int8-g128"])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["basic", "joblib"])
-def test_an_interrupt_is_obeyed_within_seconds(launch: Launch, tmp_path: Path, launcher: str):
-    grid = launch("-m", "format=int4,nvfp4", "batch_size=2", f"hydra/launcher={launcher}")
-    until(lambda: (tmp_path / "mlflow.db").exists() and ("fp32", "RUNNING") in runs(tmp_path))
-    time.sleep(2)  # into the transcription
-    left = workers(grid)
-    began = time.monotonic()
-    os.killpg(grid.pid, signal.SIGINT)
-    until(lambda: not any(each.is_running() and each.status() != "zombie" for each in left), 5)
-    until(lambda: all(status == "KILLED" for name, status in runs(tmp_path) if "=" not in name), 5)
-    _, stderr = grid.communicate(timeout=60)
-    print(f"{launcher}: over {time.monotonic() - began:.1f} s after the interrupt")
-    assert grid.returncode == 130
-    assert stderr.splitlines()[-1] == "interrupted"
-    assert {status for _, status in runs(tmp_path)} == {"KILLED"}
