@@ -1,17 +1,17 @@
 """What rounding activations costs: transcription with and without, in the same run, in turn.
 
-    python benchmarks/activation.py [--rounds 5] [--threads N] [--batches 1 32] [--utterances 64]
+    python -m benchmarks.activation [--rounds 3] [--threads N] [--batches 1 32] [--utterances 64]
 
 The shipped model on the clean split of the shipped speech, int8 weights in all of them. Processor seconds, so
 that what else runs on the machine counts for little; each ratio is the median over the rounds.
 """
 
-import argparse
 import time
 from statistics import median
 
 import torch
 
+from benchmarks.measuring import Data, keep, options, table
 from wq.catalogue import load_format
 from wq.numerics.effective import Quantizer
 from wq.study.config import DatasetConfig, with_wide_scale
@@ -34,13 +34,29 @@ SCHEMES = {
 AMAX = 8.0  # of static scales: what it is makes no difference to the time
 
 
+def section(results: Data) -> str:
+    batches = list(results["seconds"])
+    rows = [
+        [name, *(f"{results['ratio'][batch][name]:.2f}" for batch in batches)]
+        for name in results["ratio"][batches[0]]
+    ]
+    return "\n\n".join(
+        [
+            "Processor seconds of a transcription on the shipped model with int8 weights, beside those of "
+            "rounded weights alone; the median ratio over the rounds. Rounding is simulated: a kernel that "
+            "multiplies 8-bit numbers would gain time where this loses some.",
+            table(["activations", *(f"batch {batch}" for batch in batches)], rows),
+        ]
+    )
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description="The cost of rounding activations.")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser = options(__doc__, rounds=3)
     parser.add_argument("--utterances", type=int, default=64)
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 32])
+    parser.add_argument("--batches", type=int, nargs="+", default=[32, 1])
     arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.rounds, arguments.utterances, arguments.batches = 1, 4, [4]
     torch.set_num_threads(arguments.threads)
     whisper = load(locate("wq:nano"))
     speech = load_speech(DatasetConfig(source="manifest", path="wq:commands", split="clean"))
@@ -50,7 +66,7 @@ def main() -> None:
     ranges = {layer.name: Range(-AMAX, AMAX) for layer in layers}
     weights = assign(layers, [Assignment(Quantizer(load_format("int8")), DEFAULT_ROLES)])
 
-    def seconds(name: str, batch: int) -> tuple[float, int]:
+    def seconds(name: str, batch: int) -> float:
         scheme = SCHEMES[name]
         assignments = []
         if scheme is not None:
@@ -59,20 +75,22 @@ def main() -> None:
         with quantized_activations(whisper.model, assignments, ranges):
             started = time.process_time()
             # As many tokens for all, whatever rounding makes of the text
-            result = transcribe(whisper, audios.__getitem__, order, batch_size=batch, max_new_tokens=6)
-            return time.process_time() - started, sum(len(each.tokens) for each in result.transcripts)
+            transcribe(whisper, audios.__getitem__, order, batch_size=batch, max_new_tokens=6)
+            return time.process_time() - started
 
-    print(f"{arguments.threads} threads, torch {torch.__version__}; processor seconds and ratio to none\n")
-    print("| batch | activations | seconds | ratio | tokens |\n| ---: | --- | ---: | ---: | ---: |")
+    results: Data = {"seconds": {}, "ratio": {}}
     with quantized_weights(weights):
         for batch in arguments.batches:
-            rounds = [{name: seconds(name, batch) for name in SCHEMES} for _ in range(arguments.rounds + 1)][
-                1:
-            ]
-            for name in SCHEMES:
-                spent = median(each[name][0] for each in rounds)
-                ratio = median(each[name][0] / each["none"][0] for each in rounds)
-                print(f"| {batch} | {name} | {spent:.2f} | {ratio:.2f} | {rounds[0][name][1]} |", flush=True)
+            rounds = [{name: seconds(name, batch) for name in SCHEMES} for _ in range(arguments.rounds + 1)]
+            counted = rounds[1:]
+            results["seconds"][str(batch)] = {
+                name: median(each[name] for each in counted) for name in SCHEMES
+            }
+            results["ratio"][str(batch)] = {
+                name: median(each[name] / each["none"] for each in counted) for name in SCHEMES
+            }
+    keep("activation", arguments, results)
+    print(section(results))
 
 
 if __name__ == "__main__":

@@ -1,24 +1,23 @@
 """How fast a weight and an activation are fake-quantized, beside other toolkits and beside copying them.
 
-    python benchmarks/numerics.py [--formats int4 nvfp4] [--rounds 3] [--output outputs/benchmarks]
+    python -m benchmarks.numerics [--formats int4 nvfp4] [--rounds 3]
 
-Prints a table and writes it as numerics.md, with the picture numerics.png. For each format all
-implementations run in turn, round after round, so that whatever else the machine does hits all alike; the
-best round counts. Toolkits that are not installed (the extra `refs`, and nvidia-modelopt and hqq) are left
-out. Every call ends with the dequantized float32 tensor; `wq` and copy_ write to memory that is there, as a
-job does that quantizes in place.
+For each format all implementations run in turn, round after round, so that whatever else the machine does
+hits all alike; the best round counts. Toolkits that are not installed (the extra `refs`, and nvidia-modelopt
+and hqq) are left out. Every call ends with the dequantized float32 tensor; `wq` and copy_ write to memory
+that is there, as a job does that quantizes in place.
 """
 
 # pyright: reportMissingImports=false, reportArgumentType=false, reportOptionalMemberAccess=false
-import argparse
 import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 
+import altair
 import torch
 from torch import Tensor
 
+from benchmarks.measuring import Data, keep, options, table
 from wq.catalogue import format_names, load_format
 from wq.numerics import native
 from wq.numerics.fake_quant import fake_quantize
@@ -26,6 +25,7 @@ from wq.numerics.formats import Format
 
 # How toolkits say that they do not do a format, or not on a CPU
 UNSUPPORTED = (NotImplementedError, AssertionError, RuntimeError, ValueError, TypeError)
+FORMATS = ("int8", "int4", "nvfp4", "mxfp4", "mxfp8_e4m3")
 WEIGHT = (1280, 5120)
 ACTIVATION = (16, 1500, 384)
 Call = Callable[[], object]
@@ -206,19 +206,16 @@ def throughput(x: Tensor, found: dict[str, Call], rounds: int) -> dict[str, floa
     return {name: x.numel() / seconds / 1e6 for name, seconds in best.items()}
 
 
-def table(results: dict[str, dict[str, float]]) -> str:
-    columns = ["copy_", "wq", "wq, new output", "wq, torch only", *REFERENCES]
-    lines = [
-        f"| format | {' | '.join(columns)} | x fastest toolkit | of copy_ |",
-        "| --- |" + " ---: |" * (len(columns) + 2),
-    ]
+def speeds_table(results: dict[str, dict[str, float]]) -> str:
+    columns = ["copy_", "wq", "wq, new output", "wq, torch only"]
+    columns += [name for name in REFERENCES if any(name in speeds for speeds in results.values())]
+    rows = []
     for name, speeds in results.items():
         cells = [f"{speeds[column]:.0f}" if column in speeds else "" for column in columns]
         others = [speeds[reference] for reference in REFERENCES if reference in speeds]
         ratio = f"{speeds['wq'] / max(others):.0f}" if others else ""
-        cells += [ratio, f"{speeds['wq'] / speeds['copy_']:.2f}"]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        rows.append([name, *cells, ratio, f"{speeds['wq'] / speeds['copy_']:.2f}"])
+    return table(["format", *columns, "x fastest toolkit", "of copy_"], rows)
 
 
 def whisper_small_seconds(format: Format) -> float:
@@ -232,56 +229,68 @@ def whisper_small_seconds(format: Format) -> float:
     return time.perf_counter() - start
 
 
-def draw(results: dict[str, dict[str, float]], path: Path) -> None:
-    import altair
+def section(results: Data) -> str:
+    missing = [name for name in REFERENCES if not any(name in each for each in results["weight"].values())]
+    return "\n\n".join(
+        [
+            "Million elements per second, the best of all rounds. `copy_` is `torch.Tensor.copy_`, "
+            "the limit; "
+            '"wq" writes into memory that is there already, "new output" into a new tensor, "torch '
+            'only" is the '
+            "path without a C compiler, equal to the bit.",
+            f"Weight {results['weight_shape']}, groups of the format's own size:",
+            speeds_table(results["weight"]),
+            *([f"Not measured, as they are not installed: {', '.join(missing)}."] if missing else []),
+            f"Activation {results['activation_shape']}, one scale per token:",
+            speeds_table(results["activation"]),
+            f"whisper-small, all 198 M weights to nvfp4 in place: {results['small_seconds']:.2f} s.",
+        ]
+    )
 
+
+def charts(results: Data) -> dict[str, altair.Chart]:
     rows = [
         {"format": name, "implementation": implementation, "million elements per second": speed}
-        for name, speeds in results.items()
+        for name, speeds in results["weight"].items()
         for implementation, speed in speeds.items()
     ]
-    chart = altair.Chart(altair.Data(values=rows), width=700, height=22 * len(results)).mark_point(
+    chart = altair.Chart(altair.Data(values=rows), width=520, height=30 * len(results["weight"])).mark_point(
         filled=True, size=70
     )
-    chart.encode(
-        x=altair.X("million elements per second:Q", scale=altair.Scale(type="log")),
-        y=altair.Y("format:N", sort=None, title=None),
-        color="implementation:N",
-        shape="implementation:N",
-    ).save(path, scale_factor=1.5)
+    return {
+        "numerics": chart.encode(
+            x=altair.X("million elements per second:Q", scale=altair.Scale(type="log")),
+            y=altair.Y("format:N", sort=None, title=None),
+            color="implementation:N",
+            shape="implementation:N",
+        )
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Speed of fake quantization on this machine.")
-    parser.add_argument(
-        "--formats", nargs="+", default=format_names(), choices=format_names(), metavar="FORMAT"
-    )
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--output", type=Path, default=Path("outputs/benchmarks"))
+    parser = options(__doc__, rounds=3)
+    parser.add_argument("--formats", nargs="+", default=FORMATS, choices=format_names(), metavar="FORMAT")
     arguments = parser.parse_args()
+    weight_shape, activation_shape = WEIGHT, ACTIVATION
+    if arguments.quick:
+        arguments.rounds, weight_shape, activation_shape = 1, (128, 512), (1, 150, 384)
+        arguments.formats = FORMATS[:2]
     warnings.filterwarnings("ignore")
+    torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
-    weight, activation = torch.randn(WEIGHT), torch.randn(ACTIVATION)
+    weight, activation = torch.randn(weight_shape), torch.randn(activation_shape)
 
-    results, token_results = {}, {}
+    results: Data = {"weight_shape": weight_shape, "activation_shape": activation_shape}
+    results |= {"weight": {}, "activation": {}}
     for name in arguments.formats:
         format = load_format(name)
-        results[name] = throughput(weight, calls(weight, format, "group"), arguments.rounds)
-        token_results[name] = throughput(activation, ours(activation, format, "token"), arguments.rounds)
-    small = whisper_small_seconds(load_format("nvfp4"))
-    page = [
-        f"Million elements per second, {torch.get_num_threads()} threads, torch {torch.__version__}.\n",
-        f"Weight {list(WEIGHT)}, groups of the format's own size:\n",
-        table(results),
-        f"Activation {list(ACTIVATION)}, one scale per token:\n",
-        table(token_results),
-        f"whisper-small, all 198 M weights to nvfp4 in place: {small:.2f} s",
-    ]
-    print("\n".join(page))
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    (arguments.output / "numerics.md").write_text("\n".join(page) + "\n")
-    draw(results, arguments.output / "numerics.png")
-    print(f"written: {arguments.output / 'numerics.md'}, {arguments.output / 'numerics.png'}")
+        results["weight"][name] = throughput(weight, calls(weight, format, "group"), arguments.rounds)
+        results["activation"][name] = throughput(
+            activation, ours(activation, format, "token"), arguments.rounds
+        )
+    results["small_seconds"] = whisper_small_seconds(load_format("nvfp4"))
+    keep("numerics", arguments, results)
+    print(section(results))
 
 
 if __name__ == "__main__":

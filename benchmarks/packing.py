@@ -1,14 +1,13 @@
 """How fast codes are packed, beside compressed-tensors' packing, and how long an export takes.
 
-    python benchmarks/packing.py [--rounds 5] [--output outputs/benchmarks]
+    python -m benchmarks.packing [--rounds 5]
 
-Prints the tables and writes them as packing.md. Everything packs the same codes in turn, round after round,
+Everything packs the same codes in turn, round after round,
 and the best round counts. The export is of a model shaped as whisper-small with random weights, from weights
 in memory to files on disk; compressed-tensors is left out where it is not installed (the extra `refs`).
 """
 
 # pyright: reportMissingImports=false
-import argparse
 import shutil
 import tempfile
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 import torch
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
+from benchmarks.measuring import Data, keep, options, table
 from wq.catalogue import load_format
 from wq.numerics.effective import resolve
 from wq.numerics.packing import pack, unpack
@@ -102,34 +102,42 @@ def export_seconds(whisper: Whisper, format: str) -> tuple[float, float, int]:
         shutil.rmtree(directory)
 
 
+def section(results: Data) -> str:
+    speeds, exports = results["codes"], results["exports"]
+    columns = list(next(iter(speeds.values())))
+    return "\n\n".join(
+        [
+            f"Million codes per second, weight {list(WEIGHT)}, the best of all rounds:",
+            table(
+                ["bits", *columns],
+                [[bits, *(f"{found[name]:.0f}" for name in columns)] for bits, found in speeds.items()],
+            ),
+            "Export of a model shaped as whisper-small, 198 M quantized weights of 242 M, from "
+            "memory to disk:",
+            table(
+                ["format", "seconds", "processor seconds", "MB"],
+                [
+                    [name, f"{seconds:.1f}", f"{busy:.1f}", f"{size / 1e6:.0f}"]
+                    for name, (seconds, busy, size) in exports.items()
+                ],
+            ),
+        ]
+    )
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Speed of packing and of an export on this machine.")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--output", type=Path, default=Path("outputs/benchmarks"))
-    arguments = parser.parse_args()
-    speeds = {bits: throughput(calls(bits), arguments.rounds) for bits in BITS}
-    columns = list(speeds[BITS[0]])
-    page = [
-        f"Million codes per second, {torch.get_num_threads()} threads, torch {torch.__version__}, weight "
-        f"{list(WEIGHT)}:\n",
-        f"| bits | {' | '.join(columns)} |",
-        "| ---: |" + " ---: |" * len(columns),
-        *(
-            f"| {bits} | {' | '.join(f'{found[column]:.0f}' for column in columns)} |"
-            for bits, found in speeds.items()
-        ),
-        "\nExport of a model shaped as whisper-small, 198 M quantized weights of 242 M:\n",
-        "| format | seconds | processor seconds | MB |",
-        "| --- | ---: | ---: | ---: |",
-    ]
+    arguments = options(__doc__, rounds=5).parse_args()
+    exported = EXPORTED
+    if arguments.quick:
+        arguments.rounds, exported = 1, EXPORTED[:1]
+    torch.set_num_threads(arguments.threads)
     whisper = small()
-    for format in EXPORTED:
-        seconds, busy, size = export_seconds(whisper, format)
-        page.append(f"| {format} | {seconds:.1f} | {busy:.1f} | {size / 1e6:.0f} |")
-    print("\n".join(page))
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    (arguments.output / "packing.md").write_text("\n".join(page) + "\n")
-    print(f"\nwritten: {arguments.output / 'packing.md'}")
+    results: Data = {
+        "codes": {str(bits): throughput(calls(bits), arguments.rounds) for bits in BITS},
+        "exports": {format: export_seconds(whisper, format) for format in exported},
+    }
+    keep("packing", arguments, results)
+    print(section(results))
 
 
 if __name__ == "__main__":

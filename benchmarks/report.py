@@ -1,19 +1,19 @@
-"""How long `wq report` takes over a store of many runs: benchmarks/report.py [RUNS [UTTERANCES]]
+"""How long `wq report` takes over a store of many runs.
+
+    python -m benchmarks.report [--runs 1000] [--utterances 320]
 
 The points are made up, their errors drawn at random; store, transcripts and command line are real.
 Everything goes into build/report-RUNS-UTTERANCES, where a second call finds the store again.
 """
 
 import itertools
-import os
-import subprocess
 import sys
-import time
 import zlib
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.measuring import Data, keep, options, run, table
 from wq.study import results, statistics
 from wq.study.results import Row
 from wq.study.tracking import FINGERPRINT, Store
@@ -138,26 +138,46 @@ def fill(store: Store, count: int, utterances: int, directory: Path) -> None:
         files = [directory / results.RESULT, directory / results.TRANSCRIPTS]
         parameters = {name: value for name, value in row.items() if isinstance(value, str)}
         with store.running(row["point"], {FINGERPRINT: row["fingerprint"]}, None) as run_id:
+            assert run_id
             store.record(run_id, parameters, {"wer": row["wer"]}, files)
 
 
+def section(found: Data) -> str:
+    rows = [
+        [name, f"{each['seconds']:.1f}", f"{each['busy_seconds']:.1f}"]
+        for name, each in found["calls"].items()
+    ]
+    return "\n\n".join(
+        [
+            f"`wq report` over a store of {found['runs']:,} made-up runs of {found['utterances']:,} "
+            "utterances each; "
+            f"the page is {found['page_bytes'] / 1e6:.1f} MB.",
+            table(["", "seconds", "processor seconds"], rows),
+        ]
+    )
+
+
 def main() -> None:
-    count, utterances = (int(text) for text in (*sys.argv[1:], "1000", "320")[:2])
-    directory = Path(f"build/report-{count}-{utterances}").absolute()
+    parser = options(__doc__, rounds=1)
+    parser.add_argument("--runs", type=int, default=1000)
+    parser.add_argument("--utterances", type=int, default=320)
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.runs, arguments.utterances = 10, 20
+    runs, utterances = arguments.runs, arguments.utterances
+    directory = Path(f"build/report-{runs}-{utterances}").absolute()
     store = Store(f"sqlite:///{directory / 'mlflow.db'}", "wq")
     if not (directory / "mlflow.db").exists():
-        fill(store, count, utterances, directory)
-    for call in ("first", "second"):
-        start, before = time.perf_counter(), os.times()
-        command = [sys.executable, "-m", "wq", "report", f"tracking_uri={store.uri}", "out=report"]
-        subprocess.run(command, cwd=directory, check=True, stdout=subprocess.DEVNULL)
-        took, after = time.perf_counter() - start, os.times()
-        busy = sum(after[2:4]) - sum(before[2:4])  # the command's own, on a machine that others use too
-        page = (directory / "report" / "report.html").stat().st_size
-        print(
-            f"{call} call: {count} runs of {utterances} utterances in {took:.1f} s "
-            f"({busy:.1f} s of CPU), page {page / 1e6:.1f} MB"
-        )
+        fill(store, runs, utterances, directory)
+    command = [sys.executable, "-m", "wq", "report", f"tracking_uri={store.uri}", "out=report"]
+    calls = {}
+    for call in ("first call", "second call"):
+        used = run(command, directory, arguments.threads)
+        calls[call] = {"seconds": used.seconds, "busy_seconds": used.busy_seconds}
+    page = (directory / "report" / "report.html").stat().st_size
+    found: Data = {"runs": runs, "utterances": utterances, "calls": calls, "page_bytes": page}
+    keep("report", arguments, found)
+    print(section(found))
 
 
 if __name__ == "__main__":

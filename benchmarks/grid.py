@@ -1,0 +1,161 @@
+"""What a grid costs beside separate evaluations, and a further point beside the first.
+
+    python -m benchmarks.grid [--rounds 1] [--threads N]
+
+The grid is one command, as anybody would type it: 16 points and their reference. The separate evaluations
+are 16 calls of `benchmarks/plain.py`, a script with `generate` as a researcher would write it; both from the
+start of Python to the end, on the same speech, and both must give the same word error rates. The points are
+jobs of one process, one after the other, each timed from its configuration to its record in the store.
+"""
+
+import json
+import sys
+import tempfile
+from argparse import Namespace
+from pathlib import Path
+from statistics import median
+
+from benchmarks.measuring import Data, keep, options, run, table
+
+FORMATS, GROUPS = ("int8", "int4", "fp8_e4m3", "nvfp4"), (16, 32, 64, 128)
+DEMO = ("format=int4,nvfp4", "group=32,128")
+# Jobs of one process, in this order: what each of them finds that those before it have left
+POINTS = {
+    "first job: its reference and int8, groups of 128": "format=int8",
+    "a second weight-only int8 point, groups of 64": "format=int8 group=64",
+    "int4 in the decoder alone": "format=int4 roles=[decoder]",
+    "int4 in the encoder alone": "format=int4 roles=[encoder]",
+    "int8 keys and values alone": "format=fp32 kv_cache=int8",
+}
+PLAIN = Path(__file__).with_name("plain.py")
+
+
+def grid_seconds(arguments: Namespace, formats: tuple[str, ...], groups: tuple[int, ...]) -> Data:
+    """One command for all points, against one command for each: seconds, and how many rates agree."""
+    limit = [f"limit={arguments.limit}"] if arguments.limit else []
+    split = f"dataset.split={arguments.split}"
+    points = [(format, group) for format in formats for group in groups]
+    wholes, separates, inside = [], [], []
+    for _ in range(arguments.rounds):
+        with tempfile.TemporaryDirectory() as name:
+            settings = [f"format={','.join(formats)}", f"group={','.join(map(str, groups))}", split, *limit]
+            command = [sys.executable, "-m", "wq.main", "-m", *settings]
+            wholes.append(run(command, Path(name), arguments.threads))
+            rates = {
+                (row["format"], row["group"]): row["wer"]
+                for path in Path(name).glob("multirun/*/*/*/result.json")
+                for row in [json.loads(path.read_text())]
+            }
+        plain = [sys.executable, str(PLAIN), arguments.split, str(arguments.limit or 0)]
+        found = []
+        for format, group in points:
+            with tempfile.TemporaryDirectory() as name:
+                used = run([*plain, format, str(group)], Path(name), arguments.threads)
+            found.append((used, json.loads(used.output.splitlines()[-1])))
+        separates.append(sum(used.seconds for used, _ in found))
+        inside.append(sum(each["seconds"] for _, each in found))
+    same = sum(abs(rates[point] - each["wer"]) < 1e-9 for point, (_, each) in zip(points, found, strict=True))
+    return {
+        "points": len(points),
+        "seconds": median(used.seconds for used in wholes),
+        "separate_seconds": median(separates),
+        "separate_seconds_after_imports": median(inside),
+        "same_rates": same,
+    }
+
+
+def demo_seconds(arguments: Namespace) -> Data:
+    """`make demo`'s grid, and the same command again."""
+    limit = [f"limit={arguments.limit}"] if arguments.limit else []
+    command = [sys.executable, "-m", "wq.main", "-m", *DEMO, *limit]
+    with tempfile.TemporaryDirectory() as name:
+        first, again = (run(command, Path(name), arguments.threads) for _ in range(2))
+    return {"seconds": first.seconds, "again_seconds": again.seconds}
+
+
+def point_seconds(arguments: Namespace) -> list[Data]:
+    """Jobs one after the other in one process, in a directory of their own."""
+    rounds = []
+    for _ in range(arguments.rounds):
+        with tempfile.TemporaryDirectory() as name:
+            command = [sys.executable, "-m", "benchmarks.jobs", *POINTS.values()]
+            settings = f"dataset.split={arguments.split}" + (
+                f" limit={arguments.limit}" if arguments.limit else ""
+            )
+            used = run([*command, settings], Path(name), arguments.threads)
+            rounds.append(json.loads(used.output.splitlines()[-1]))
+    return [
+        {"point": name, **{key: median(each[n][key] for each in rounds) for key in rounds[0][n]}}
+        for n, name in enumerate(POINTS)
+    ]
+
+
+def section(results: Data) -> str:
+    grid, demo = results["grid"], results["demo"]
+    first = results["points"][0]
+    rows = [["reference, with loading and features", f"{first['reference_seconds']:.2f}", "1.00"]]
+    for each in results["points"]:
+        ratio = each["seconds"] / first["reference_seconds"]
+        rows.append([each["point"], f"{each['seconds']:.2f}", f"{ratio:.2f}"])
+    own = first["seconds"]
+    second = results["points"][1]["seconds"]
+    return "\n\n".join(
+        [
+            f"{grid['points']} points on the shipped speech ({results['utterances']}), from the start "
+            "of Python to "
+            "the end: one command, against as many evaluations by a script with `generate` "
+            "(`benchmarks/plain.py`: load, quantize, generate in batches of 32, score; no size, no "
+            "intervals, "
+            "no store, no report).",
+            table(
+                ["", "seconds", "of the separate ones"],
+                [
+                    ["separate evaluations", f"{grid['separate_seconds']:.0f}", "1.00"],
+                    [
+                        "of that, after Python's imports",
+                        f"{grid['separate_seconds_after_imports']:.0f}",
+                        f"{grid['separate_seconds_after_imports'] / grid['separate_seconds']:.2f}",
+                    ],
+                    [
+                        f"one grid of {grid['points']} points and their reference, report included",
+                        f"{grid['seconds']:.0f}",
+                        f"{grid['seconds'] / grid['separate_seconds']:.2f}",
+                    ],
+                ],
+            ),
+            f"{grid['same_rates']} of {grid['points']} word error rates are the same in both.",
+            "Further points, as jobs of one process one after the other; seconds from a job's "
+            "configuration to its "
+            "record in the store. The first column of ratios is against the reference, which finds "
+            "nothing to "
+            "reuse.",
+            table(["job", "seconds", "of the reference's"], rows),
+            f"The second int8 point takes {second / own:.2f} of the time of the whole first job.",
+            f"`make demo`, after installation: {demo['seconds']:.0f} s for four jobs, their reference "
+            "and the "
+            "report; the same command again, which finds everything in the store, "
+            f"{demo['again_seconds']:.0f} s.",
+        ]
+    )
+
+
+def main() -> None:
+    parser = options(__doc__, rounds=1)
+    parser.add_argument("--split", default="clean")
+    parser.add_argument("--limit", type=int, help="utterances; all by default")
+    arguments = parser.parse_args()
+    formats, groups = FORMATS, GROUPS
+    if arguments.quick:
+        arguments.rounds, arguments.limit, formats, groups = 1, 8, FORMATS[:2], GROUPS[:1]
+    results: Data = {
+        "utterances": f"{arguments.limit or 320} utterances of {arguments.split}",
+        "grid": grid_seconds(arguments, formats, groups),
+        "points": point_seconds(arguments),
+        "demo": demo_seconds(arguments),
+    }
+    keep("grid", arguments, results)
+    print(section(results))
+
+
+if __name__ == "__main__":
+    main()
