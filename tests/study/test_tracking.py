@@ -200,3 +200,21 @@ def test_processes_that_meet_a_fresh_store_do_not_disturb_each_other(tmp_path):
     assert [code for _, code in outcomes] == [0] * 4, outcomes
     store = Store(f"sqlite:///{tmp_path}/mlflow.db", "wq")
     assert len(store.client.search_runs([store.experiment_id])) == 4
+
+
+def test_a_store_whose_maker_was_killed_is_made_anew(tmp_path):
+    """Killed before the first of its migrations: the tables are there, at no version."""
+    script = (
+        "import os, sys; from alembic.runtime.migration import MigrationContext\n"
+        "from wq.study.tracking import Store\n"
+        "MigrationContext.run_migrations = lambda *_, **__: os._exit(9)\n"
+        "Store(f'sqlite:///{sys.argv[1]}/mlflow.db', 'wq').check()"
+    )
+    killed = subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False)
+    assert killed.returncode == 9
+    assert not (tmp_path / "mlflow.db").exists()
+    assert list(tmp_path.glob(".mlflow.db.new/mlflow.db"))
+    store = Store(f"sqlite:///{tmp_path}/mlflow.db", "wq")
+    store.check()
+    assert store.client.get_run(store.create_run("run", {})).info.status == "RUNNING"
+    assert {path.name for path in tmp_path.iterdir()} <= {"mlflow.db", "mlflow.db.lock"}
