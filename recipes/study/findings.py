@@ -1,0 +1,137 @@
+"""Fill the tables of docs/findings.md from the committed results: python recipes/study/findings.py
+
+A table stands between two comments, of which the first says what is in it:
+
+    <!-- points SET/EXPERIMENT: NAME; NAME -->      points by name, against fp32; a name may be a pattern
+    <!-- pairs SET: QUESTION -->                    the second of each pair against the first
+    <!-- front SET/EXPERIMENT -->                   of every format, how many points are on the front
+    ...
+    <!-- end -->
+"""
+
+import csv
+import re
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = DOCS / "findings.md"
+BLOCK = re.compile(r"<!-- (points|pairs|front) (.+?) -->\n.*?<!-- end -->", re.DOTALL)
+
+Row = dict[str, str]
+
+
+def filled(page: str, results: Path = DOCS / "results") -> str:
+    """The page with every table made anew. Raises ValueError for a table that nothing is known of."""
+
+    def block(found: re.Match[str]) -> str:
+        kind, query = found.groups()
+        return f"<!-- {kind} {query} -->\n{TABLES[kind](results, query)}\n<!-- end -->"
+
+    return BLOCK.sub(block, page)
+
+
+def points(results: Path, query: str) -> str:
+    place, _, names = query.partition(": ")
+    rows = read(results, place)
+    found = [
+        row
+        for name in names.split("; ")
+        for row in matching(rows, name, query)
+        if row["is_reference"] != "True"
+    ]
+    return table(
+        ("point", "WER %", "change [95 %]", "MB", "front"),
+        [
+            (
+                code(row["point"]),
+                percent(row["wer"]),
+                change(row),
+                megabytes(row["linear_bytes"]),
+                row["front"],
+            )
+            for row in found
+        ],
+    )
+
+
+def pairs(results: Path, query: str) -> str:
+    place, _, question = query.partition(": ")
+    rows = [row for row in read(results, f"{place}/pairs") if row["question"] == question]
+    if not rows:
+        raise ValueError(f"{query}: no such pairs in {results / place}")
+    return table(
+        ("from", "to", "WER %", "WER %", "change [95 %]", "MB", "MB"),
+        [
+            (code(row["first"]), code(row["second"]), percent(row["first_wer"]), percent(row["second_wer"]))
+            + (change(row), megabytes(row["first_linear_bytes"]), megabytes(row["second_linear_bytes"]))
+            for row in rows
+        ],
+    )
+
+
+def front(results: Path, query: str) -> str:
+    rows = [row for row in read(results, query) if row["is_reference"] != "True"]
+    formats = dict.fromkeys(row["format"] for row in rows)
+    counts = [
+        (
+            code(name),
+            *(
+                sum(row["format"] == name and row["front"] == standing for row in rows)
+                for standing in STANDINGS
+            ),
+        )
+        for name in formats
+    ]
+    counts.append(("all", *(sum(row["front"] == standing for row in rows) for standing in STANDINGS)))
+    return table(("format", *STANDINGS), counts)
+
+
+STANDINGS = ("on", "undecided", "off")
+TABLES: dict[str, Callable[[Path, str], str]] = {"points": points, "pairs": pairs, "front": front}
+
+
+def read(results: Path, place: str) -> list[Row]:
+    with (results / f"{place}.csv").open(encoding="utf-8", newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+def matching(rows: Sequence[Row], name: str, query: str) -> list[Row]:
+    found = [row for row in rows if row["point"] == name or fnmatchcase(row["point"], name)]
+    if not found:
+        raise ValueError(f"{query}: no point is called {name}")
+    return found
+
+
+def change(row: Row) -> str:
+    """The difference with its interval in percentage points, bold where the interval leaves out zero."""
+    low, high = float(row["wer_delta_ci_low"]), float(row["wer_delta_ci_high"])
+    text = f"{signed(row['wer_delta'])} [{signed(low)}, {signed(high)}]"
+    return f"**{text}**" if low > 0 or high < 0 else text
+
+
+def percent(rate: str | float) -> str:
+    return f"{round(100 * float(rate), 2) + 0.0:.2f}"
+
+
+def signed(rate: str | float) -> str:
+    points = round(100 * float(rate), 2) + 0.0
+    return f"{points:+.2f}" if points else "0.00"
+
+
+def megabytes(count: str) -> str:
+    return f"{int(count) / 1e6:.2f}"
+
+
+def code(name: str) -> str:
+    return f"`{name}`"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    lines = [header, ["---" if n == 0 else "---:" for n in range(len(header))], *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
