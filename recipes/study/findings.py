@@ -64,8 +64,15 @@ def pairs(results: Path, query: str) -> str:
     return table(
         ("from", "to", "WER %", "WER %", "change [95 %]", "MB", "MB"),
         [
-            (code(row["first"]), code(row["second"]), percent(row["first_wer"]), percent(row["second_wer"]))
-            + (change(row), megabytes(row["first_linear_bytes"]), megabytes(row["second_linear_bytes"]))
+            (
+                *(
+                    code(row["first"]),
+                    code(row["second"]),
+                    percent(row["first_wer"]),
+                    percent(row["second_wer"]),
+                ),
+                *(change(row), megabytes(row["first_linear_bytes"]), megabytes(row["second_linear_bytes"])),
+            )
             for row in rows
         ],
     )

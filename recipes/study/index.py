@@ -10,7 +10,7 @@ from wq.study.results import Row, write_whole
 from wq.study.scenes import Scene, interval, number, percent
 
 SETS = {
-    "nano-clean": "The shipped model on the shipped speech, split `clean`: synthetic voices reading commands.",
+    "nano-clean": "The shipped model on the shipped speech, split `clean`: synthetic voices with commands.",
     "nano-other": "The shipped model on the shipped speech, split `other`: commands with noise.",
     "real": "The convolution, attention, MLP and norm weights of OpenAI's tiny.en with a re-learned token "
     "embedding, which makes far more errors than tiny.en itself, on human speech: adults reading English "
@@ -42,8 +42,8 @@ def write_index(
         *(f"| {' | '.join(cells(directory, row))} |" for row in rows),
         "",
         "[pairs.csv](pairs.csv) has the paired differences between points neither of which is the reference "
-        "that [recipes/study/pairs.yaml](../../../recipes/study/pairs.yaml) lists. Rates are fractions, sizes "
-        "bytes, intervals of 95 %; `wer_delta` is against fp32, and `front` says where a point stands "
+        "that [recipes/study/pairs.yaml](../../../recipes/study/pairs.yaml) lists. Rates are fractions, "
+        "sizes bytes, intervals of 95 %; `wer_delta` is against fp32, and `front` says where a point stands "
         "among those of its table: on, off or undecided.",
         "",
         "All of it again, from nothing, and one experiment alone:",

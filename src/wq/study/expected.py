@@ -20,8 +20,9 @@ def unexpected(rows: Iterable[Row], bands: Bands) -> list[UnexpectedError]:
         if is_finished(row) and not low <= row["wer"] <= high:
             found.append(
                 UnexpectedError(
-                    f"{row['model']} {row['point']}: WER {100 * row['wer']:.2f} % is outside of the {100 * low:g} "
-                    f"to {100 * high:g} % that expect_wer says; check the test set and the decoding"
+                    f"{row['model']} {row['point']}: WER {100 * row['wer']:.2f} % is outside of the "
+                    f"{100 * low:g} to {100 * high:g} % that expect_wer says; "
+                    "check the test set and the decoding"
                 )
             )
     return found

@@ -33,8 +33,8 @@ class Part:
 
     scheme        the format's name, and that of the activations where they are rounded too
     row           the job's results
-    output_error  |Y' - Y| / |Y|, Y the outputs of the part's layers on calibration speech; None for weights of
-                  no linear layer
+    output_error  |Y' - Y| / |Y|, Y the outputs of the part's layers on calibration speech; None for weights
+                  of no linear layer
     """
 
     name: str
