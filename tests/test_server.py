@@ -121,11 +121,12 @@ def metrics(store: Store) -> dict[str, dict[str, float]]:
     }
 
 
-def test_eight_processes_write_forty_points(server: Server, wq: Run, tmp_path: Path):
+def test_eight_processes_write_forty_points(server: Server, launch: Launch, wq: Run, tmp_path: Path):
     """And report, comparison and reuse read them as they read a file."""
-    grid = wq("-m", *FORTY, *EIGHT, MLFLOW_TRACKING_URI=server.uri)
-    assert grid.returncode == 0, grid.stderr
-    assert "warning" not in grid.stderr
+    grid = launch("-m", *FORTY, *EIGHT, f"tracking_uri={server.uri}")
+    _, said = grid.communicate(timeout=1500)
+    assert grid.returncode == 0, said
+    assert "warning: " not in said
     on_server = metrics(Store(server.uri, "wq"))
     assert len(on_server) == 41
     one = wq("-m", *FORTY, "hydra.sweep.dir=one", f"tracking_uri=sqlite:///{tmp_path}/one.db")
@@ -151,7 +152,7 @@ def test_nothing_is_lost_when_the_server_is_killed(server: Server, launch: Launc
     grid = launch("-m", *TWELVE, *store)
     until(lambda: len(list(tmp_path.glob("multirun/*/*/*/result.json"))) >= 3)
     server.kill()
-    said = grid.communicate(timeout=300)
+    said = grid.communicate(timeout=600)
     assert grid.returncode == 0, said
     assert "warning: " in said[1]
     assert "without a result" not in said[0]

@@ -259,7 +259,7 @@ def test_who_does_not_answer_is_asked_once(
         with Store(store.uri, "wq").running("point", {}, None) as run_id:
             assert run_id is None
         for _ in range(2):
-            store.tell_failure(Path("here"))
+            store.connection.tell_failure(Path("here"))
         with pytest.raises(TimeoutError):
             server.accept()
     assert capsys.readouterr().err.count("timed out") == 1
@@ -289,15 +289,15 @@ def test_a_file_that_nobody_may_write(
     finally:
         os.seteuid(uid)
         holder.close()
-    assert store.failure
-    assert reason in store.failure.reason
+    assert store.connection.failure
+    assert reason in store.connection.failure.reason
 
 
 def test_a_failure_in_a_job_is_its_own(other: Store):
     """A fault of ours is no store that cannot be reached."""
-    with pytest.raises(ZeroDivisionError), other.spared():
+    with pytest.raises(ZeroDivisionError), other.connection.spared():
         print(1 / 0)
-    assert other.failure is None
+    assert other.connection.failure is None
     with pytest.raises(TypeError), other.running("point", {FINGERPRINT: "abc", PID: "1"}, None):
         raise TypeError("ours")
     assert [run.info.status for run in runs(other)] == ["FAILED"]

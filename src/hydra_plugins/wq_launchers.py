@@ -249,7 +249,7 @@ class Slurm(_Launcher):
         from wq.study.tracking import FINGERPRINT
 
         store = open_store(self.config)
-        with store.spared():
+        with store.connection.spared():
             return {run.data.tags[FINGERPRINT] for run in store.runs("attributes.status = 'FINISHED'")}
         return set()
 

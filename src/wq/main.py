@@ -38,14 +38,14 @@ def run(config: Config, directory: Path, overrides: list[str]) -> None:
     tell_ignored(job.spec)
     reuse.here.expect(job.spec)  # before its reference, which may leave something for it
     kept = progress.sweep_of(directory) or directory
-    job.store.tell_failure(kept)
+    job.store.connection.tell_failure(kept)
     reference = None if job.spec.is_reference else evaluation.obtain(job.reference(), directory / "reference")
     if reference:
         results.write_row(directory / results.REFERENCE, reference.row)
         if not reference.reused:
             print(report.format_line(reference.row))
     outcome = evaluation.obtain(job, directory, reference)
-    job.store.tell_failure(kept)
+    job.store.connection.tell_failure(kept)
     for notice in evaluation.notices(outcome.row):
         print(f"{job.spec.point}: {notice}", file=sys.stderr)
     print(report.format_line(outcome.row) + ("  (from the store)" if outcome.reused else ""))

@@ -56,12 +56,12 @@ class Grid(Callback):
         sweep = Sweep(Path(config.hydra.sweep.dir), None, open_store(config), config.expect_wer)
         sweep.store.check()
         os.environ.pop(PARENT_VARIABLE, None)
-        with sweep.store.spared():
+        with sweep.store.connection.spared():
             sweep.store.close_stale()
             parent = sweep.store.open_grid(*identity(config.hydra.overrides.task))
             os.environ[PARENT_VARIABLE] = parent
             sweep = replace(sweep, parent_run=parent)
-        sweep.store.tell_failure(sweep.directory)
+        sweep.store.connection.tell_failure(sweep.directory)
         forget(sweep.directory)
         Grid.launched = sweep
 
@@ -169,7 +169,7 @@ def detach(jobs: Iterable[str]) -> None:
     assert Grid.launched is not None
     store, parent = Grid.launched.store, Grid.launched.parent_run
     if parent:
-        with store.spared():
+        with store.connection.spared():
             store.client.set_tag(parent, PID, "detached")  # no process of this machine stands for it any more
             store.client.set_tag(parent, JOB, ",".join(sorted({job.partition("_")[0] for job in jobs})))
     Grid.launched = None
@@ -210,10 +210,10 @@ def finish(sweep: Sweep, status: str) -> None:
             print("\n".join(map(str, written.paths)))
     finally:
         if sweep.parent_run:
-            with sweep.store.spared():
+            with sweep.store.connection.spared():
                 close(sweep.store, sweep.parent_run, written, status)
                 sweep.store.close_stale()
-        sweep.store.tell_failure(sweep.directory)
+        sweep.store.connection.tell_failure(sweep.directory)
     for error in unexpected(rows, sweep.expected):
         with told():
             raise error

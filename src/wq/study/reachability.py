@@ -50,10 +50,6 @@ class UnreachableError(StoreError):
         )
 
 
-# Why a store could not be reached, by its URI: nobody in this process waits for it again
-failures: dict[str, UnreachableError] = {}
-
-
 def check_scheme(uri: str) -> None:
     """Raises StoreError for a URI that leads to no store. A mere path is one: MLflow would take it for a
     folder of files, which it no longer writes."""

@@ -47,8 +47,8 @@ def sync(
             if record := read(directory):
                 store, sweep = open_store(record), progress.sweep_of(directory)
                 store = stores.setdefault(store, store)
-                if not store.failure:
-                    with store.explained():
+                if not store.connection.failure:
+                    with store.connection.explained():
                         outcome = bring(store, record, directory, sweep)
                     if sweep:
                         changed[sweep, store] = outcome == RECORDED or changed.get((sweep, store), False)
@@ -57,8 +57,8 @@ def sync(
         counts[outcome] += 1
     for (sweep, store), has_new in changed.items():
         with told():
-            if not store.failure:
-                with store.explained():
+            if not store.connection.failure:
+                with store.connection.explained():
                     end_grid(store, sweep, has_new)
     return counts
 

@@ -9,11 +9,10 @@ import logging
 import os
 import shutil
 import socket
-import sqlite3
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,16 +21,15 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 import psutil
-from filelock import FileLock
 
 from wq.study import slurm
+from wq.study.connection import Connection
 from wq.study.reachability import (
     SQLITE,
     StoreError,
     UnreachableError,
     check_scheme,
     database_file,
-    failures,
     is_shut,
     probe,
     reason_of,
@@ -77,7 +75,7 @@ class Store:
 
     def check(self) -> None:
         """Open the experiment, so that a mistake in the store's address is known before anything long begins.
-        A store that does not answer is none: see `failure`.
+        A store that does not answer is none: see `Connection.failure`.
 
         Raises:
             StoreError: the URI leads to no store, or its experiment is deleted.
@@ -85,48 +83,15 @@ class Store:
         with suppress(UnreachableError):
             self.experiment_id  # noqa: B018  opened by the first look at it
 
-    @property
-    def failure(self) -> UnreachableError | None:
-        """Why the store could not be reached, if it could not; from then on it is left alone."""
-        return failures.get(self.uri)
-
-    @contextmanager
-    def spared(self) -> Iterator[None]:
-        """What is done in here is given up where the store fails, which takes its record from a job, and
-        not its results."""
-        if not self.failure:
-            try:
-                probe(self.uri, writes=True)
-            except Exception as error:
-                self._give_up(error)
-        try:
-            yield
-        except Exception as error:
-            self._give_up(error)
-
-    def _give_up(self, error: Exception) -> None:
-        """Leave the store alone from now on; raises what is no fault of it."""
-        of_mlflow = type(error).__module__.startswith("mlflow.")
-        if not of_mlflow and not isinstance(error, StoreError | OSError | sqlite3.Error):
-            raise error
-        failures.setdefault(self.uri, UnreachableError(self.uri, reason_of(error)))
-
-    def tell_failure(self, directory: Path) -> None:
-        """Say, once in a process, that the store does without what lies in this directory, and the remedy."""
-        failure = self.failure
-        if failure and not failure.told:
-            failure.told = True
-            print(
-                f"warning: tracking_uri={failure.uri} cannot be reached ({failure.reason}): results are kept "
-                f"as files; when it is back, record them with: wq sync {os.path.relpath(directory)}",
-                file=sys.stderr,
-            )
+    @cached_property
+    def connection(self) -> Connection:
+        return Connection(self.uri)
 
     @property
     def client(self) -> "MlflowClient":
         """Raises UnreachableError, at once where the store could not be reached before."""
-        if self.failure:
-            raise self.failure
+        if self.connection.failure:
+            raise self.connection.failure
         return self._client
 
     @cached_property
@@ -139,7 +104,7 @@ class Store:
         # A server that is down would else be waited for during minutes
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-        with self.explained(), self._alone():
+        with self.connection.explained(), self.connection.alone():
             probe(self.uri)
             from mlflow import MlflowClient
 
@@ -167,38 +132,12 @@ class Store:
         fresh.replace(database)
         beside.rmdir()
 
-    def _alone(self) -> AbstractContextManager[object]:
-        """A fresh SQLite file is migrated by everyone who finds it so: one process at a time may look."""
-        database = database_file(self.uri)
-        if database is None:
-            return nullcontext()
-        database.parent.mkdir(parents=True, exist_ok=True)
-        return FileLock(f"{database}.lock")
-
-    @contextmanager
-    def explained(self) -> Iterator[None]:
-        """What MLflow, a driver or the file system say of a store that does not work, as a StoreError."""
-        try:
-            yield
-        except StoreError as error:
-            if isinstance(error, UnreachableError):
-                failures.setdefault(self.uri, error)
-            raise
-        except Exception as error:
-            if is_shut(error):
-                raise failures.setdefault(self.uri, UnreachableError(self.uri, reason_of(error))) from error
-            remedy = "restore it" if database_file(self.uri) else "correct its address"
-            raise StoreError(
-                f"tracking_uri={without_password(self.uri)} cannot be used ({reason_of(error)}); {remedy}, "
-                f"or give tracking_uri={SQLITE}mlflow.db"
-            ) from error
-
     @cached_property
     def experiment_id(self) -> str:
         """The experiment's id; it is created where it is not there yet."""
-        with self.explained():
+        with self.connection.explained():
             client = self.client
-            with self._alone():
+            with self.connection.alone():
                 probe(self.uri, writes=True)
                 return self._found_id() or self._create(client)
 
@@ -285,7 +224,7 @@ class Store:
             StoreError: the store cannot be used, or it or the experiment is not there.
             ValueError: the filter is none.
         """
-        with self.explained():
+        with self.connection.explained():
             experiment, client = self._existing_experiment(), self.client
         from mlflow.exceptions import MlflowException
 
@@ -386,17 +325,17 @@ class Store:
         """A run that ends as FINISHED, as FAILED with the error's message in a tag, or as KILLED by an
         interrupt; None where the store cannot be reached."""
         run_id = None
-        with self.spared():
+        with self.connection.spared():
             run_id = self.create_run(name, tags, parent, started)
         try:
             yield run_id
         except BaseException as error:
             if run_id:
-                with self.spared():
+                with self.connection.spared():
                     self._end_badly(run_id, error)
             raise
         if run_id:
-            with self.spared():
+            with self.connection.spared():
                 self.client.set_terminated(run_id, "FINISHED")
 
     def _end_badly(self, run_id: str, error: BaseException) -> None:
