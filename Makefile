@@ -46,6 +46,10 @@ test-all: $(VENV)/.developed ## Every test that this machine can run; each skip 
 test-cluster: $(VENV)/.developed ## Grids on a real one-node Slurm (as root, with slurm-wlm and munge) and in processes
 	$(BIN)/pytest -m 'slurm or slow' -rs tests/test_slurm.py tests/test_launchers.py
 
+.PHONY: test-study
+test-study: $(VENV)/.developed ## Every experiment of the study, in miniature
+	$(BIN)/pytest -m slow --numprocesses 2 -rs tests/test_experiments.py
+
 .PHONY: test-server
 test-server: $(VENV)/.developed ## Grids on an MLflow server with PostgreSQL (Debian's postgresql), killed and started again
 	$(BIN)/pytest -m 'postgres or slow' -rs tests/test_server.py tests/test_sync.py
