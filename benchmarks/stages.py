@@ -29,7 +29,7 @@ WHAT = {
     "quantize": "weights rounded, and put back",
     "read": "audio files hashed, read, decoded",
     "features": "log-mel features",
-    "encode": "the encoder",
+    "encode": "the encoder, or its kept states",
     "decode": "the decoder",
     "score": "alignments, bootstrap, paired tests",
     "record": "the MLflow store",

@@ -119,7 +119,7 @@ def test_the_command_line_hears_all_of_it(wq: Run, tmp_path, recordings):
     soundfile.write(tmp_path / "long.wav", recordings[0][0], SAMPLING_RATE)
     row = {"audio_filepath": "long.wav", "text": recordings[1][0]}
     (tmp_path / "long.jsonl").write_text(json.dumps(row) + "\n")
-    data = ("dataset=manifest", "dataset.path=long.jsonl", "format=fp32", "resamples=50")
+    data = ("dataset=manifest", "dataset.path=long.jsonl", "format=int8", "resamples=50")
     job = wq(*data, "long_audio=chunk")
     assert job.returncode == 0, job.stderr
     (path,) = tmp_path.glob("outputs/*/*/result.json")
