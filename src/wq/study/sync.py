@@ -122,8 +122,10 @@ def end_grid(store: Store, sweep: Path, has_new: bool) -> None:
 
 
 def _parent(store: Store, sweep: Path, *, create: bool = False) -> str | None:
-    """The run of a grid, which is known by its settings."""
-    config = OmegaConf.load(sweep / "multirun.yaml")  # as Hydra leaves it
+    """The run of a grid, which is known by its settings, as Hydra leaves them; None where they are lost."""
+    if not (sweep / "multirun.yaml").exists():
+        return None
+    config = OmegaConf.load(sweep / "multirun.yaml")
     identity, name = grid.identity(config.hydra.overrides.task)
     with alone(f"grid-{identity}", name):
         found = store.find_grid(identity)
