@@ -79,6 +79,34 @@ def test_processes_give_the_same_numbers_as_one(wq: Run, tmp_path: Path):
 
 
 @pytest.mark.slow
+def test_points_that_share_an_encoder_run_it_once(wq: Run, tmp_path: Path):
+    """Their transcripts are those of points that share nothing; only times are missing."""
+    few = (
+        "format=int4",
+        "roles=[encoder,decoder],[decoder]",
+        "kv_cache=none,int8",
+        "limit=5",
+        "resamples=50",
+        "drafting=false",  # drafts save time as well
+    )
+    rows: dict[str, dict] = {}
+    for sweep, reuse in (("shared", "true"), ("alone", "false")):
+        store = f"tracking_uri=sqlite:///{tmp_path}/{sweep}.db"
+        done = wq("-m", *few, f"reuse={reuse}", f"hydra.sweep.dir={sweep}", store)
+        assert done.returncode == 0, done.stderr
+        for file in (tmp_path / sweep).glob("[0-9]/**/result.json"):
+            row = json.loads(file.read_text())
+            rows[f"{sweep} {row['point']}"] = row
+    measured = {name for name, row in rows.items() if row["rtfx"] is not None}
+    assert measured == {"shared fp32", *(name for name in rows if name.startswith("alone"))}
+    encoded = {name for name, row in rows.items() if row["encode_seconds"] is not None} - measured
+    assert encoded == {"shared int4-g128"}  # the first with an encoder of int4
+    assert all(row["decode_seconds"] > 0 for row in rows.values())
+    assert numbers(tmp_path / "shared") == numbers(tmp_path / "alone")
+    assert len(numbers(tmp_path / "alone")) == 5
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["basic", "joblib"])
 def test_an_interrupted_grid_leaves_no_process_and_no_open_run(launch: Launch, tmp_path: Path, launcher: str):
     grid = launch("-m", *GRID, "limit=300", "batch_size=2", f"hydra/launcher={launcher}")
