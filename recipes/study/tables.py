@@ -18,7 +18,7 @@ from wq.study.report import scene_marks
 from wq.study.results import Row, read_rows, write_whole
 from wq.study.scenes import Scene, number
 
-DIGITS = 6  # after the point, of what is no count
+DIGITS = 8  # after the point, of what is no count
 
 COLUMNS = (
     *("point", "is_reference", "format", "granularity", "group", "roles", "activation", "kv_cache"),

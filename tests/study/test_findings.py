@@ -76,11 +76,11 @@ def test_every_point_has_its_interval():
             assert low <= high
             if "wer" in row:
                 errors = sum(int(row[kind]) for kind in ("substitutions", "deletions", "insertions"))
-                assert errors / int(row["reference_words"]) == pytest.approx(float(row["wer"]), abs=1e-6)
+                assert errors / int(row["reference_words"]) == pytest.approx(float(row["wer"]), abs=1e-7)
                 assert row["front"] in ("on", "off", "undecided")
             else:
                 rates = float(row["first_wer"]), float(row["second_wer"])
-                assert rates[1] - rates[0] == pytest.approx(delta, abs=3e-6)
+                assert rates[1] - rates[0] == pytest.approx(delta, abs=1e-7)
 
 
 def test_the_trade_off_has_a_hundred_points():
