@@ -141,7 +141,7 @@ def section(results: Data) -> str:
 
 def main() -> None:
     parser = options(__doc__, rounds=1)
-    parser.add_argument("--split", default="clean")
+    parser.add_argument("--split", default="other")
     parser.add_argument("--limit", type=int, help="utterances; all by default")
     arguments = parser.parse_args()
     formats, groups = FORMATS, GROUPS
