@@ -278,6 +278,7 @@ class Config:
     seed: int = 0
     resamples: int = 10_000
     rerun: bool = False
+    drafting: bool = True
     reuse: bool = True
     reuse_limit: int = 1000
     tracking_uri: str | None = None

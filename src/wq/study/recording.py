@@ -25,7 +25,7 @@ from wq.study.tracking import COMMAND, FINGERPRINT, RECORD_ID, Store, millisecon
 METRICS = (
     "wer", "wer_ci_low", "wer_ci_high", "wer_delta", "wer_delta_ci_low", "wer_delta_ci_high", "wer_delta_p",
     "wer_delta_mapsswe_p", "cer", "substitution_rate", "deletion_rate", "insertion_rate",
-    "hallucinated_words", "empty_hypotheses", "repetition_loops", "no_worse", "unchanged",
+    "hallucinated_words", "empty_hypotheses", "repetition_loops", "no_worse", "unchanged", "draft_acceptance",
     "linear_bytes", "model_bytes", "bits_per_weight", "compression_ratio", "kv_cache_bytes", "memory_bytes",
     "moved_bytes", "peak_memory_bytes", "rtfx",
 )  # fmt: skip

@@ -183,6 +183,7 @@ def transcription_columns(transcription: Transcription) -> Row:
         "features_seconds": transcription.features_seconds,
         "encode_seconds": transcription.encode_seconds,
         "decode_seconds": transcription.decode_seconds,
+        "draft_acceptance": transcription.draft_acceptance,
         "capped_transcripts": transcription.capped,
         "cut_utterances": transcription.cut,
     }

@@ -144,7 +144,10 @@ def transcribe(
         total=len(order), unit="utt", desc=task, disable=None, mininterval=0.5, leave=False
     ) as progress:
         for first in range(0, len(order), batch_size):
-            place.batch = indices = order[first : first + batch_size]
+            indices = order[first : first + batch_size]
+            if drafts:
+                indices = sorted(indices, key=lambda index: -len(drafts[index]))
+            place.batch = indices
             states = Clocked(hearing.states(indices))
             started = time.perf_counter()
             try:

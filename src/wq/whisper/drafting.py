@@ -11,16 +11,16 @@ itself, over the same keys, as a step does.
 """
 
 from collections.abc import Iterable, Sequence
-from functools import partial
-from itertools import takewhile
+from itertools import accumulate, takewhile
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from transformers import WhisperForConditionalGeneration
 
 from wq.whisper.finite import NonFiniteRow
-from wq.whisper.greedy import Batch, Choice, Place, Rules, finish, is_over, mix_few
-from wq.whisper.kv_cache import KVQuantizer
+from wq.whisper.greedy import Batch, Choice, Place, Rules, feed_forward, finish, heads, is_over, mix_few
+from wq.whisper.kv_cache import KeysValues, KVQuantizer
 from wq.whisper.onednn import fast_products
 
 
@@ -52,69 +52,136 @@ def decode_drafted(
     place: Place | None = None,
 ) -> list[list[int]]:
     """What `decode_greedily` gives for as many rows as there are drafts: tokens without prompt and end, of
-    any length, right or wrong. Only where `can_draft`."""
+    any length, right or wrong. Only where `can_draft`. Least is moved where the longest drafts come first."""
     place = place or Place()
     batch = Batch(model, states, len(drafts), len(rules.prompt) + rules.limit, kv_cache, place)
+    vocabulary = range(model.config.vocab_size)
+    # after the last token of the limit nothing is chosen
+    usable = [list(takewhile(vocabulary.__contains__, draft[: rules.limit - 1])) for draft in drafts]
+    order = sorted(range(len(drafts)), key=lambda row: -len(usable[row]))
+    batch.arrange(order)
+    written: list[list[int]] = [[] for _ in drafts]
     try:
-        written = verify(model, batch, rules, drafts)
+        for row, tokens in zip(
+            order, verify(model, batch, rules, [usable[row] for row in order]), strict=True
+        ):
+            written[row] = tokens
     except NonFiniteRow:  # perhaps only after a token that the model would not have written
-        written = [[] for _ in drafts]
-    return finish(model, batch, rules, written, place)
+        pass
+    return finish(model, batch, rules, written, place, order)
 
 
 def verify(
-    model: WhisperForConditionalGeneration, batch: Batch, rules: Rules, drafts: Sequence[Sequence[int]]
+    model: WhisperForConditionalGeneration, batch: Batch, rules: Rules, drafts: Sequence[list[int]]
 ) -> list[list[int]]:
     """The model's own choices for every row of the batch, up to the first that differs from its draft, that
-    one included; the batch then has their keys and values.
+    one included; the batch then has their keys and values. The longest drafts come first.
 
     NaN or Inf raises NonFiniteRow.
     """
-    vocabulary = range(model.config.vocab_size)
-    # behind the last token of the limit nothing is chosen
-    given = [list(takewhile(vocabulary.__contains__, draft[: rules.limit - 1])) for draft in drafts]
-    longest = max(map(len, given))
-    tokens = [[*rules.prompt, *draft, *[rules.end] * (longest - len(draft))] for draft in given]
+    steps = [Step([list(rules.prompt)] * len(drafts), 0)]
+    for count in range(len(drafts[0])):
+        tokens = [[draft[count]] for draft in drafts if len(draft) > count]
+        steps.append(Step(tokens, len(rules.prompt) + count))
     with fast_products():
-        x = batch.advance(torch.tensor(tokens), 0, partial(mix_apart, together=len(rules.prompt)))
-    choose, first = Choice(model, rules), len(rules.prompt) - 1
+        states = advance(batch, steps)
+    choose = Choice(model, rules)
     written: list[list[int]] = [[] for _ in drafts]
-    for count in range(longest + 1):
-        for row, token in enumerate(choose(x[:, first + count], count)):
+    for count, x in enumerate(states):
+        for row, token in enumerate(choose(x[:, -1], count)):
             # so far as the draft was right
-            if written[row] == given[row][:count] and not is_over(written[row], rules):
+            if written[row] == drafts[row][:count] and not is_over(written[row], rules):
                 written[row].append(token)
     return written
 
 
-def mix_apart(
-    queries: Tensor, keys: Tensor, values: Tensor, *, is_causal: bool, scale: float, together: int
+class Step(NamedTuple):
+    """Tokens [rows, n] of the first rows of a batch, the first of them at this position."""
+
+    tokens: list[list[int]]
+    position: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.tokens), len(self.tokens[0])
+
+    @property
+    def end(self) -> int:
+        return self.position + self.shape[1]
+
+
+def advance(batch: Batch, steps: Sequence[Step]) -> list[Tensor]:
+    """What `Batch.advance` would give for one step after the other, to the bit: all of them go through each
+    layer together, but for attention."""
+    decoder = batch.decoder
+    tokens = torch.tensor([token for step in steps for row in step.tokens for token in row])
+    positions = [place for step in steps for _ in step.tokens for place in range(step.position, step.end)]
+    x = decoder.embed_tokens(tokens) + decoder.embed_positions.weight[torch.tensor(positions)]
+    singles = single_queries(steps)
+    for layer, text, audio in zip(decoder.layers, batch.text, batch.audio, strict=True):
+        x += attend_text(layer.self_attn_layer_norm(x), layer.self_attn, text, steps)
+        x += attend_audio(layer.encoder_attn_layer_norm(x), layer.encoder_attn, audio, steps[0], singles)
+        x += feed_forward(x, layer)
+    return split(x, steps)
+
+
+def split(x: Tensor, steps: Sequence[Step]) -> list[Tensor]:
+    """[all tokens, model size] as [rows, n, model size] of every step."""
+    parts = x.split([rows * n for rows, n in (step.shape for step in steps)])
+    return [part.view(*step.shape, -1) for part, step in zip(parts, steps, strict=True)]
+
+
+def single_queries(steps: Sequence[Step]) -> list[Tensor]:
+    """Where the tokens after the prompt are among all of them, row by row."""
+    prompt, *others = [rows * n for rows, n in (step.shape for step in steps)]
+    firsts = list(accumulate(others, initial=prompt))
+    rows = range(others[0] if others else 0)
+    return [
+        torch.tensor([first + row for first, count in zip(firsts, others, strict=False) if row < count])
+        for row in rows
+    ]
+
+
+def attend_text(x: Tensor, attention: Any, text: KeysValues, steps: Sequence[Step]) -> Tensor:
+    projections = attention.q_proj, attention.k_proj, attention.v_proj
+    projected = (split(project(x), steps) for project in projections)
+    mixed = []
+    for step, *parts in zip(steps, *projected, strict=True):
+        rows, n = step.shape
+        queries, keys, values = (heads(part, attention) for part in parts)
+        text.store(keys, values, first_position=step.position)
+        keys, values = (cache[:rows] for cache in text.read(step.end))
+        part = mix_few(queries, keys, values, is_causal=n > 1, scale=attention.scaling)
+        mixed.append(part.transpose(1, 2).reshape(rows * n, -1))
+    return attention.out_proj(torch.cat(mixed))
+
+
+def attend_audio(
+    x: Tensor, attention: Any, audio: KeysValues, prompt: Step, singles: Sequence[Tensor]
 ) -> Tensor:
-    """`mix_few` of so many first queries together, as of a prompt, and then of every query by itself."""
-    if is_causal:
-        parts = [
-            mix_few(queries[:, :, end - 1 : end], keys[:, :, :end], values[:, :, :end], scale=scale)
-            for end in range(together + 1, queries.shape[2] + 1)
-        ]
-        keys, values = keys[:, :, :together], values[:, :, :together]
-    else:
-        parts = [mix_each(queries[:, :, together:], keys, values, scale)]
-    prompt = queries[:, :, :together]
-    mixed = mix_few(prompt, keys, values, is_causal=is_causal and together > 1, scale=scale)
-    return torch.cat((mixed, *parts), 2)
-
-
-def mix_each(queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
-    """`mix_few` of every query by itself, over the same keys, which stay in the processor's cache."""
-    rows, heads, count, size = queries.shape
-    queries = (queries * scale).contiguous().unsqueeze(3)
+    """The prompt's queries as in its step, and then all others of a row, while its keys and values are in the
+    processor's cache."""
+    queries = attention.q_proj(x)
     mixed = torch.empty_like(queries)
-    for row in range(rows):
-        for head in range(heads):
-            weights = torch.bmm(queries[row, head], keys[row, head].mT.expand(count, size, -1))
-            torch.softmax(weights, -1, out=weights)
-            torch.bmm(weights, values[row, head].expand(count, -1, size), out=mixed[row, head])
-    return mixed.squeeze(3)
+    (rows, n), (keys, values) = prompt.shape, audio.read()
+    first = heads(queries[: rows * n].view(rows, n, -1), attention)
+    part = mix_few(first, keys, values, scale=attention.scaling)
+    mixed[: rows * n] = part.transpose(1, 2).reshape(rows * n, -1)
+    for own, key, value in zip(singles, keys, values, strict=False):
+        single = queries[own].view(len(own), -1, 1, attention.head_dim).transpose(0, 1)
+        mixed[own] = mix_each(single * attention.scaling, key, value).transpose(0, 1).reshape(len(own), -1)
+    return attention.out_proj(mixed)
+
+
+def mix_each(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """`mix_few` of each of the scaled queries [heads, n, 1, head size] by itself, over the same keys [heads,
+    frames, head size]."""
+    mixed = torch.empty(queries.shape)
+    for query, key, value, out in zip(queries, keys, values, mixed, strict=True):
+        weights = torch.bmm(query, key.mT.expand(len(query), -1, -1))
+        torch.softmax(weights, -1, out=weights)
+        torch.bmm(weights, value.expand(len(query), -1, -1), out=out)
+    return mixed
 
 
 def count_accepted(draft: Sequence[int], tokens: Sequence[int]) -> int:

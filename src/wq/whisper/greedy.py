@@ -5,7 +5,7 @@ modules, keys and values written into memory that is there already, rows that ha
 on a CPU the encoder takes a few rows at a time, so that what it computes stays in the processor's cache.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,23 +92,12 @@ def keys_values(x: Tensor, attention: Any) -> tuple[Tensor, Tensor]:
     return heads(attention.k_proj(x), attention), heads(attention.v_proj(x), attention)
 
 
-Mixing = Callable[..., Tensor]  # with the signature of `mix_few`
-
-
-def attend(
-    x: Tensor,
-    attention: Any,
-    keys: Tensor,
-    values: Tensor,
-    *,
-    causal: bool = False,
-    mixing: Mixing | None = None,
-) -> Tensor:
+def attend(x: Tensor, attention: Any, keys: Tensor, values: Tensor, *, causal: bool = False) -> Tensor:
     """The attention's output for the inputs x of its queries."""
     queries = heads(attention.q_proj(x), attention)
-    if mixing is None:
-        few = x.device.type == "cpu" and x.shape[1] <= FEW_QUERIES
-        mixing = mix_few if few else F.scaled_dot_product_attention
+    mixing = (
+        mix_few if x.device.type == "cpu" and x.shape[1] <= FEW_QUERIES else F.scaled_dot_product_attention
+    )
     mixed = mixing(queries, keys, values, is_causal=causal, scale=attention.scaling)
     return attention.out_proj(mixed.transpose(1, 2).reshape(x.shape))
 
@@ -184,7 +173,7 @@ class Batch:
                     audio.store(*keys_values(few, layer.encoder_attn), first_row=row)
             row += len(few)
 
-    def advance(self, tokens: Tensor, position: int, mixing: Mixing | None = None) -> Tensor:
+    def advance(self, tokens: Tensor, position: int) -> Tensor:
         """The decoder's states [rows, n, model size], not yet normalised, after each of the tokens [rows, n]
         of the last rows of the batch.
 
@@ -196,10 +185,9 @@ class Batch:
         for layer, text, audio in zip(self.decoder.layers, self.text, self.audio, strict=True):
             y = layer.self_attn_layer_norm(x)
             text.store(*keys_values(y, layer.self_attn), row, position)
-            causal = tokens.shape[1] > 1
-            x += attend(y, layer.self_attn, *text.read(end, row), causal=causal, mixing=mixing)
+            x += attend(y, layer.self_attn, *text.read(end, row), causal=tokens.shape[1] > 1)
             y = layer.encoder_attn_layer_norm(x)
-            x += attend(y, layer.encoder_attn, *audio.read(first_row=row), mixing=mixing)
+            x += attend(y, layer.encoder_attn, *audio.read(first_row=row))
             x += feed_forward(x, layer)
         return x
 
@@ -262,7 +250,7 @@ def decode_greedily(
     """
     place = place or Place()
     batch = Batch(model, states, rows, len(rules.prompt) + rules.limit, kv_cache, place)
-    return finish(model, batch, rules, [[] for _ in range(rows)], place)
+    return finish(model, batch, rules, [[] for _ in range(rows)], place, range(rows))
 
 
 def finish(
@@ -271,16 +259,19 @@ def finish(
     rules: Rules,
     written: list[list[int]],
     place: Place,
+    held: Sequence[int],
 ) -> list[list[int]]:
-    """Go on step by step, from what has been written of every row to its end.
+    """Go on step by step, from what has been written of every row to its end; `held` are the rows as they
+    stand in the batch.
 
     Rows may have come to different positions: one that is ahead waits until the others have come there.
     """
     choose = Choice(model, rules)
-    going_on = [row for row, tokens in enumerate(written) if not is_over(tokens, rules)]
+    going_on = [index for index, row in enumerate(held) if not is_over(written[row], rules)]
     # those that wait stand in front, so that those that step are the last of the batch
-    order = sorted(going_on, key=lambda row: -len(written[row]))
-    batch.arrange(order)
+    going_on.sort(key=lambda index: -len(written[held[index]]))
+    batch.arrange(going_on)
+    order = [held[index] for index in going_on]
     waiting = len(order)
     for count in range(rules.limit):
         while waiting and len(written[order[waiting - 1]]) == count:

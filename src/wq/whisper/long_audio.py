@@ -54,6 +54,11 @@ class Pieces:
     read: Read
     order: list[int]
 
+    def drafts(self, tokens: Sequence[Sequence[int]]) -> list[Sequence[int]]:
+        """Of every piece, from those of the utterances; none where one was cut, whose tokens do not say
+        where."""
+        return [tokens[piece.utterance] if piece.end is None else () for piece in self.pieces]
+
     def joined(self, transcription: Transcription) -> Transcription:
         """The transcripts of the utterances from those of their pieces; times are those of all pieces."""
         parts: dict[int, list[Transcript]] = {}
