@@ -71,7 +71,7 @@ format: $(VENV)/.developed ## Let ruff rewrite what it can
 
 .PHONY: bench
 bench: $(VENV)/.developed ## Measure speed, write docs/performance.md (half an hour, idle; ONLY="grid stages", ROUNDS=2, QUICK=1)
-	$(INSTALL) --editable '.[bench]'
+	$(INSTALL) --editable '.[bench,refs]'
 	$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(QUICK),--quick)
 
 .PHONY: ui
