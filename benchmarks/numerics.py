@@ -280,7 +280,7 @@ def main() -> None:
     torch.manual_seed(0)
     weight, activation = torch.randn(weight_shape), torch.randn(activation_shape)
 
-    results: Data = {"weight_shape": weight_shape, "activation_shape": activation_shape}
+    results: Data = {"weight_shape": list(weight_shape), "activation_shape": list(activation_shape)}
     results |= {"weight": {}, "activation": {}}
     for name in arguments.formats:
         format = load_format(name)
