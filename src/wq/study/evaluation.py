@@ -95,7 +95,7 @@ def evaluate(job: Job, reference: Outcome | None) -> Outcome:
     clock.append(time.perf_counter())
     with quantized(whisper, spec, job.calibration, batch_size=config.batch_size) as state:
         clock.append(time.perf_counter())
-        transcription = transcribed(whisper, job, state.kv_cache)
+        transcription = transcribed(whisper, job, state.kv_cache, reference)
     size = model_size(whisper.model, state.plan, plain_bits(spec))
     score = wer.score(
         [utterance.id for utterance in speech.utterances],
@@ -128,12 +128,16 @@ def evaluate(job: Job, reference: Outcome | None) -> Outcome:
     return Outcome(row, transcripts, reused=False, maxima=state.maxima)
 
 
-def transcribed(whisper: Whisper, job: Job, kv_cache: KVQuantizer | None) -> Transcription:
-    """The test set as the model now hears it. Raises NonFiniteError that names the utterance."""
+def transcribed(
+    whisper: Whisper, job: Job, kv_cache: KVQuantizer | None, reference: Outcome | None
+) -> Transcription:
+    """The test set as the model now hears it, drafted by the reference. Raises NonFiniteError that names the
+    utterance."""
     spec, speech = job.spec, job.speech
     window = whisper.window_seconds if spec.long_audio == "chunk" else float("inf")
     durations = [utterance.duration for utterance in speech.utterances]
     pieces = in_pieces(lambda index: speech.read(index, SAMPLING_RATE), durations, window)
+    drafts = [row["tokens"] for row in reference.transcripts] if reference and job.config.drafting else None
     try:
         heard = transcribe(
             whisper,
@@ -143,6 +147,7 @@ def transcribed(whisper: Whisper, job: Job, kv_cache: KVQuantizer | None) -> Tra
             max_new_tokens=spec.max_new_tokens,
             language=spec.decoding_language or spec.language,
             kv_cache=kv_cache,
+            drafts=drafts and pieces.drafts(drafts),
             kept=reuse.here.kept_for(job),
         )
     except NonFiniteUtterance as error:
