@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from wq.study.figures import svg
+from wq.study.figures import INK, svg
 from wq.study.scenes import decimal, number
 
 if TYPE_CHECKING:
     from wq.study.sensitivity import Part
 
 CELL = 64, 19  # pixels
+LEAST_REACH = 0.01  # percentage points of either end of the colours, where nothing changes
 CHANGE = "Change of WER, percentage points"
 ERROR = "Relative error of the outputs, %"
 SUBTITLE = (
@@ -19,46 +20,47 @@ SUBTITLE = (
 
 def heat_map(parts: "Sequence[Part]", title: str) -> str:
     """Two maps beside each other, as SVG: changes around zero, errors from zero on."""
-    import altair as alt
-
     values = [_datum(part) for part in parts]
-    names = list(dict.fromkeys(part.name for part in parts))
-    schemes = list(dict.fromkeys(part.scheme for part in parts))
+    reach = max(LEAST_REACH, *(abs(value["change"]) for value in values))
+    errors = [value["error"] for value in values if value["error"] is not None]
+    change = {"scheme": "blueorange", "domain": [-reach, reach], "domainMid": 0}
+    panels = [
+        _panel("change", CHANGE, values, change, 0.6 * reach),
+        _panel("error", ERROR, values, {"scheme": "purples", "domainMin": 0}, 0.6 * max(errors, default=1.0)),
+    ]
+    heading = {"text": title, "subtitle": SUBTITLE}
+    drawing = {"title": heading, "hconcat": panels, "spacing": 30, "padding": 16}
+    return svg(drawing | {"resolve": {"scale": {"color": "independent"}}}, background="white")
+
+
+def _panel(
+    field: str, heading: str, values: list[dict[str, Any]], scale: dict[str, Any], dark: float
+) -> dict[str, Any]:
+    """One map. dark: from which magnitude on a cell's text is white."""
+    names, schemes = (list(dict.fromkeys(value[key] for value in values)) for key in ("part", "scheme"))
     width = max(CELL[0], 7 * max(map(len, schemes)))
-    reach = max(0.01, *(abs(value["change"]) for value in values))
-
-    def panel(field: str, heading: str, scale: Any, labels: bool) -> Any:
-        drawn = [value for value in values if value[field] is not None]
-        limit = reach if field == "change" else max([value[field] for value in drawn], default=1.0)
-        base = alt.Chart(
-            alt.Data(values=drawn), width=alt.Step(width), height=alt.Step(CELL[1]), title=heading
-        )
-        x = alt.X("scheme:N", sort=schemes, title=None).axis(labelAngle=0, orient="top", labelLimit=width)
-        y = alt.Y("part:N", sort=names, title=None).scale(domain=names)
-        y = y.axis(labelLimit=260, labels=labels)
-        dark = f"abs(datum.{field}) > {0.6 * limit}"
-        boxes = base.mark_rect(stroke="white").encode(
-            x=x,
-            y=y,
-            color=alt.Color(f"{field}:Q", title=None, scale=scale).legend(orient="bottom", format="~r"),
-        )
-        texts = base.mark_text(fontSize=10).encode(
-            x=x,
-            y=y,
-            text=f"{field}_text:N",
-            color=alt.condition(dark, alt.value("white"), alt.value("#1d2530")),
-        )
-        return boxes + texts
-
-    change = alt.Scale(scheme="blueorange", domain=[-reach, reach], domainMid=0)
-    both = alt.hconcat(
-        panel("change", CHANGE, change, True),
-        panel("error", ERROR, alt.Scale(scheme="purples", domainMin=0), False),
-        spacing=30,
-        padding=16,
-        title=alt.TitleParams(title, subtitle=SUBTITLE),
-    ).resolve_scale(color="independent")
-    return svg(both.to_dict(validate=False), background="white")
+    axis = {"labelAngle": 0, "orient": "top", "labelLimit": width}
+    rows = {"labelLimit": 260, "labels": field == "change"}
+    places = {
+        "x": {"field": "scheme", "type": "nominal", "title": None, "sort": schemes, "axis": axis},
+        "y": {
+            **{"field": "part", "type": "nominal", "title": None, "sort": names, "axis": rows},
+            "scale": {"domain": names},
+        },
+    }
+    legend = {"orient": "bottom", "format": "~r"}
+    colour = {"field": field, "type": "quantitative", "title": None, "scale": scale, "legend": legend}
+    ink = {"condition": {"test": f"abs(datum.{field}) > {dark}", "value": "white"}, "value": INK}
+    text = {"field": f"{field}_text", "type": "nominal"}
+    return {
+        **{"title": heading, "width": {"step": width}, "height": {"step": CELL[1]}},
+        "data": {"values": [value for value in values if value[field] is not None]},
+        "encoding": places,
+        "layer": [
+            {"mark": {"type": "rect", "stroke": "white"}, "encoding": {"color": colour}},
+            {"mark": {"type": "text", "fontSize": 10}, "encoding": {"text": text, "color": ink}},
+        ],
+    }
 
 
 def _datum(part: "Part") -> dict[str, Any]:
