@@ -56,7 +56,7 @@ test-server: $(VENV)/.developed ## Grids on an MLflow server with PostgreSQL (De
 
 .PHONY: test-faults
 test-faults: $(VENV)/.developed ## Grids killed, started by many at once, out of space; what memory and secrets become (some as root)
-	$(BIN)/pytest -m slow --numprocesses 2 -rs tests/test_faults.py tests/test_growth.py tests/test_security.py
+	$(BIN)/pytest -m slow --numprocesses 2 -rs tests/test_growth.py tests/test_faults.py tests/test_security.py
 
 .PHONY: lint
 lint: $(VENV)/.developed ## ruff (lint and format) and pyright
