@@ -19,7 +19,7 @@ from wq.catalogue import load_format
 from wq.numerics.effective import Quantizer
 from wq.study.config import DatasetConfig
 from wq.study.datasets import load_speech
-from wq.whisper import drafting
+from wq.whisper import decode, drafting
 from wq.whisper.activation import Range, quantized_activations
 from wq.whisper.decode import SAMPLING_RATE, transcribe
 from wq.whisper.drafting import Step, advance, can_draft, decode_drafted
@@ -34,6 +34,11 @@ pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason
 
 BATCH_SIZES = (1, 7, 64)
 LIMIT = 24
+
+
+@pytest.fixture(autouse=True)
+def _all_drafts_are_tried(monkeypatch):
+    monkeypatch.setattr(decode, "HOLDING", 0.0)
 
 
 def run(whisper, speech, order, batch_size, **options):
@@ -252,9 +257,23 @@ def test_scales_over_several_tokens_and_inexact_arithmetic_fall_back_to_plain_de
     assert not can_draft(random_model(False).bfloat16())
     drafts = tokens_of(run(nano, commands, range(3), 3))
     found = run(nano, commands, range(3), 3, kv_cache=by_channel, drafts=drafts)
-    assert (found.drafted_tokens, found.draft_acceptance) == (0, None)
+    assert found.drafted_utterances == 0
+    assert found.draft_acceptance is not None
     assert found.rtfx is not None
     assert tokens_of(found) == tokens_of(run(nano, commands, range(3), 3, kv_cache=by_channel))
+
+
+def test_drafts_that_do_not_hold_are_left_alone(nano, commands, monkeypatch):
+    monkeypatch.setattr(decode, "HOLDING", 0.95)
+    plain = run(nano, commands, range(6), 2)
+    right = tokens_of(plain)
+    wrong = [(tokens[0] + 1, *tokens[1:]) for tokens in right]
+    for drafts, count in ((right, 6), (wrong, 2), (right[:2] + wrong[2:], 4)):
+        found = run(nano, commands, range(6), 2, drafts=drafts)
+        assert found.transcripts == plain.transcripts
+        assert found.drafted_utterances == count
+        assert found.drafted_tokens == sum(map(len, drafts))
+    assert found.accepted_tokens == sum(map(len, right[:2]))
 
 
 def test_nan_after_a_wrong_token_is_no_error_and_nan_after_a_right_one_is():
