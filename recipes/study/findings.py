@@ -41,6 +41,7 @@ def points(results: Path, query: str) -> str:
         for row in matching(rows, name, query)
         if row["is_reference"] != "True"
     ]
+    size = "kv_cache_bytes" if place.endswith("kv_cache") else "linear_bytes"
     return table(
         ("point", "WER %", "change [95 %]", "MB", "front"),
         [
@@ -48,7 +49,7 @@ def points(results: Path, query: str) -> str:
                 code(row["point"]),
                 percent(row["wer"]),
                 change(row),
-                megabytes(row["linear_bytes"]),
+                megabytes(row[size]),
                 row["front"],
             )
             for row in found

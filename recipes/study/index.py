@@ -18,6 +18,7 @@ SETS = {
     "what it is for.",
 }
 FOLDERS = {"model.path": "DIR/checkpoint", "dataset.path": "DIR/speech"}  # of the set `real`
+SENSITIVITY = ("format=int4,int3,nvfp4", "limit=64")  # role by role, on the first utterances
 COUNTS = ("experiment", "finished", "points")
 
 
@@ -53,6 +54,15 @@ def write_index(
         f"python -m wq.main -m +experiment=NAME {' '.join(without_paths(settings))}",
         "```",
     ]
+    if (directory / "sensitivity.csv").exists():
+        lines += [
+            "",
+            "[sensitivity.csv](sensitivity.csv) and [its picture](sensitivity.svg) round one role at a time:",
+            "",
+            "```",
+            f"wq sensitivity {' '.join((*SENSITIVITY, *without_paths(settings)))}",
+            "```",
+        ]
     write_whole(directory / "README.md", "\n".join(lines) + "\n")
 
 

@@ -11,12 +11,13 @@ which was interrupted goes on. Settings of a job are for all grids; out=DIR is a
 """
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from index import write_index
+from index import SENSITIVITY, write_index
 from tables import read_questions, write_experiment, write_pairs
 
 from wq.catalogue import conf_dir
@@ -57,10 +58,13 @@ def main(arguments: Sequence[str]) -> None:
         raise ValueError("the set real does not ship with wq; give model.path=DIR and dataset.path=DIR")
     settings = [*SETS[name], *given]
     own = dict(text.split("=", 1) for text in arguments if text not in (*words, *given))
+    out = Path(own.get("out", RESULTS))
     if own.get("norun") != "true":
         for experiment in named or known():
             run(experiment, settings)
-    tabulate(Path(own.get("out", RESULTS)), name, named or known(), settings)
+        if not named:
+            run_sensitivity(out / name, settings)
+    tabulate(out, name, named or known(), settings)
 
 
 def known() -> list[str]:
@@ -72,6 +76,16 @@ def run(experiment: str, settings: Sequence[str]) -> None:
     """The grid, in processes; a point that fails is told of, and left out of the tables."""
     command = ["-m", "wq.main", "-m", f"+experiment={experiment}", "hydra/launcher=joblib", *settings]
     subprocess.run([sys.executable, *command], env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False)
+
+
+def run_sensitivity(directory: Path, settings: Sequence[str]) -> None:
+    """`wq sensitivity`, with its table and its picture beside the others."""
+    place = Path("outputs") / "sensitivity"
+    command = ["-m", "wq", "sensitivity", f"out={place}", *SENSITIVITY, *settings]
+    if subprocess.run([sys.executable, *command], check=False).returncode == 0:
+        directory.mkdir(parents=True, exist_ok=True)
+        for ending in ("csv", "svg"):
+            shutil.copy(place / f"sensitivity.{ending}", directory)
 
 
 def tabulate(out: Path, name: str, experiments: Sequence[str], settings: Sequence[str]) -> None:
