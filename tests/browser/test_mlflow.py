@@ -114,6 +114,7 @@ def test_what_a_server_keeps_is_fetched_once(server, tmp_path, monkeypatch):
     results.write_row(tmp_path / results.RESULT, row)
     results.write_rows(tmp_path / results.TRANSCRIPTS, [{"id": "a"}])
     with store.running("int4", {FINGERPRINT: "abc"}, None) as run_id:
+        assert run_id
         store.record(run_id, {}, {"wer": 0.25}, [tmp_path / results.RESULT, tmp_path / results.TRANSCRIPTS])
     assert str(store.client.get_run(run_id).info.artifact_uri).startswith("mlflow-artifacts:")
     first = of_stores([store])

@@ -188,6 +188,7 @@ def store(tmp_path_factory):
         directory = write(folder / str(n), side(point, heard, fingerprint=fingerprint, split=split))
         tags = {FINGERPRINT: fingerprint, "point": point, "split": split, "model": "nano"}
         with store.running(point, tags, parent=None) as run_id:
+            assert run_id
             files = [directory / results.RESULT, directory / results.TRANSCRIPTS]
             reference = {} if point == "fp32" else {"reference": f"fp32{split}0000"}
             store.record(run_id, {"limit": None, **reference}, {"wer": 0.25}, files)

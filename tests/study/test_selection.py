@@ -34,6 +34,7 @@ def finish(store: Store, directory: Path, point: str, wer: float, reference: str
     results.write_rows(directory / point / results.TRANSCRIPTS, words)
     files = [directory / point / name for name in (results.RESULT, results.TRANSCRIPTS)]
     with store.running(point, tags(point, row), None) as run_id:
+        assert run_id
         store.record(run_id, {"format": row["format"]}, {"wer": wer}, files)
     return run_id
 
