@@ -28,8 +28,10 @@ def write_index(
     """`README.md`, and `experiments.csv`: of every experiment, how many of its points are finished, and how
     many it has. What other experiments have written stays."""
     file, name = directory / "experiments.csv", directory.name
-    earlier = {row["experiment"]: row for row in read(file)} if file.exists() else {}
-    new = {each: dict(zip(COUNTS, (each, *found), strict=True)) for each, found in counts.items()}
+    earlier: dict[str, Row] = {row["experiment"]: row for row in read(file)} if file.exists() else {}
+    new: dict[str, Row] = {
+        each: dict(zip(COUNTS, (each, *found), strict=True)) for each, found in counts.items()
+    }
     rows = [row for _, row in sorted((earlier | new).items())]
     write_whole(file, as_csv(COUNTS, rows))
     at = "real model.path=DIR/checkpoint dataset.path=DIR/speech" if name == "real" else name
