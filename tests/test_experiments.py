@@ -96,6 +96,7 @@ def test_a_word_error_rate_is_held_against_what_is_expected_of_its_model(wq: Run
     )
 
 
+@pytest.mark.slow
 def test_a_grid_ends_with_what_is_not_as_expected(wq: Run):
     off = wq("-m", "format=fp32", "limit=3,2", "resamples=40", "+expect_wer.nano=[0.9,1.0]")
     assert off.returncode == 1
@@ -116,6 +117,7 @@ def test_the_published_rates_name_their_models():
     assert {config.dataset.name for config in configs} == {"librispeech_clean"}
 
 
+@pytest.mark.slow
 def test_without_a_hub_the_published_rates_end_with_one_line_for_each_model(wq: Run):
     off = wq("-m", "+experiment=published")
     assert off.returncode == 1
