@@ -118,7 +118,7 @@ def evaluate(job: Job, reference: Outcome | None) -> Outcome:
         "load_seconds": clock[1] - clock[0] if load_once.cache_info().misses > loads else None,
         **calibration_columns(spec, state.calibrate_seconds),
         "smoothquant_alphas": alphas_text(state.maxima) if state.maxima else None,
-        "quantize_seconds": clock[2] - clock[1] - state.calibrate_seconds,
+        "quantize_seconds": clock[2] - clock[1] - (state.calibrate_seconds or 0.0),
         **transcription_columns(transcription),
         "device": config.device,
         "batch_size": config.batch_size,

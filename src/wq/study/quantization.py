@@ -34,13 +34,14 @@ class Quantized:
     maxima   of the inputs that can be smoothed, before and after, where the spec smooths
     ranges   of the inputs with a static scale, by layer name
     kv_cache how keys and values are rounded as they are stored, which `transcribe` does
+    calibrate_seconds  that hearing the calibration speech took; None where statistics were kept or not needed
     """
 
     plan: Plan
     maxima: list[ChannelMaxima] = field(default_factory=list)
     ranges: dict[str, Range] = field(default_factory=dict)
     kv_cache: KVQuantizer | None = None
-    calibrate_seconds: float = 0.0
+    calibrate_seconds: float | None = None
 
 
 @contextmanager
@@ -63,20 +64,18 @@ def quantized(
     state = Quantized(assign(layers, spec.weights))
     cache = spec.kv_cache
     with ExitStack() as undo:
-        started = time.perf_counter()
         observed: dict[str, Observed] = {}
         if spec.smoothquant:
-            state.maxima = undo.enter_context(
-                smoothed_by(whisper, spec, state.plan, statistics(whisper, spec, calibration, batch_size))
-            )
+            heard = statistics(whisper, spec, calibration, batch_size, state=state)
+            state.maxima = undo.enter_context(smoothed_by(whisper, spec, state.plan, heard))
         if any(each.quantizer.is_static for each in spec.activations) or (cache and cache.is_static):
+            is_smoothed = spec.smoothquant is not None
             observed = statistics(
-                whisper, spec, calibration, batch_size, is_smoothed=spec.smoothquant is not None
+                whisper, spec, calibration, batch_size, is_smoothed=is_smoothed, state=state
             )
             state.ranges = activation_ranges(layers, spec, observed)
         if cache:
             state.kv_cache = KVQuantizer(cache, {name: each.output_amax for name, each in observed.items()})
-        state.calibrate_seconds = time.perf_counter() - started
         if rounded:
             undo.enter_context(quantized_weights(state.plan, spec.share_tensor_scale))
             undo.enter_context(quantized_activations(whisper.model, spec.activations, state.ranges))
@@ -108,10 +107,17 @@ def smoothed_by(
 
 
 def statistics(
-    whisper: Whisper, spec: Spec, calibration: Speech | None, batch_size: int, *, is_smoothed: bool = False
+    whisper: Whisper,
+    spec: Spec,
+    calibration: Speech | None,
+    batch_size: int,
+    *,
+    is_smoothed: bool = False,
+    state: Quantized | None = None,
 ) -> dict[str, Observed]:
     """What the layers read while the model, as it was loaded or smoothed as the spec says, transcribes the
-    calibration speech; from the cache where they have been seen to do so before."""
+    calibration speech; from the cache where they have been seen to do so before. The time that it takes is
+    added to the state's."""
     if calibration is None:
         raise DataError(f"{spec.point} needs calibration and was given no speech; name a calibration split")
     key = {
@@ -122,7 +128,15 @@ def statistics(
         "smoothing": smoothing_key(spec) if is_smoothed else None,
         "versions": [NUMERICS_VERSION, DECODING_VERSION],
     }
-    return cached(key, lambda: observed_on(whisper, spec, calibration, batch_size))
+
+    def hear() -> dict[str, Observed]:
+        started = time.perf_counter()
+        found = observed_on(whisper, spec, calibration, batch_size)
+        if state:
+            state.calibrate_seconds = (state.calibrate_seconds or 0.0) + time.perf_counter() - started
+        return found
+
+    return cached(key, hear)
 
 
 def smoothing_key(spec: Spec) -> str:

@@ -167,12 +167,12 @@ def size_columns(size: Size) -> Row:
     }
 
 
-def calibration_columns(spec: Spec, seconds: float) -> Row:
+def calibration_columns(spec: Spec, seconds: float | None) -> Row:
     calibration = spec.calibration
     return {
         "calibration_split": calibration and calibration.split,
         "calibration_utterances": calibration and calibration.utterances,
-        "calibrate_seconds": seconds if calibration else None,
+        "calibrate_seconds": seconds,
     }
 
 
