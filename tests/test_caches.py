@@ -126,8 +126,8 @@ def test_processes_do_not_disturb_each_other(place: Path):
     assert [process.communicate()[1] for process in crowd] == [""] * 8
     assert {process.returncode for process in crowd} == {0}
     assert not [path for path in place.iterdir() if path.name.startswith(".")]
-    caches.prune(caches.limit())
-    assert sum(path.stat().st_size for path in place.iterdir()) <= 12_000
+    caches.prune(6000)  # what somebody was reading may have stayed until now
+    assert 0 < sum(path.stat().st_size for path in place.iterdir()) <= 6000
 
 
 def test_what_a_killed_writer_leaves_is_never_found_and_swept_up(place: Path):

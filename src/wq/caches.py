@@ -1,7 +1,7 @@
 """What takes time to make and is kept between processes: files by what they were made from.
 
 An entry is one file, PLACE/KIND/KEY.CHECKSUM: the key says what it was made from, the checksum what it
-holds. It appears by one rename, so whole, whoever else makes it too. Who reads it holds a shared lock
+holds. It appears at once, so whole, whoever else makes it too. Who reads it holds a shared lock
 meanwhile, and nobody removes what is locked. All entries together stay below a limit: the least recently used
 ones go. A cache that is not there, cannot be written or was damaged costs time, and nothing else.
 """
@@ -93,15 +93,15 @@ def find(kind: str, key: str) -> BufferedReader | None:
             _tell(f"{path} cannot be read ({error.strerror}); it is made anew")
             continue
         _lock(file, fcntl.LOCK_SH)
-        if os.fstat(file.fileno()).st_nlink and _checksum(file) == path.suffix[1:]:
+        is_there = _is_at(file, path)
+        if is_there and _checksum(file) == path.suffix[1:]:
             with suppress(OSError):  # one that may only be read
                 os.utime(path)
             return file
-        if os.fstat(file.fileno()).st_nlink:
-            _tell(f"{path} is corrupt; it is made anew")
         file.close()
-        with suppress(OSError):
-            path.unlink()
+        if is_there:
+            _tell(f"{path} is corrupt; it is made anew")
+            remove(path)
     return None
 
 
@@ -118,7 +118,7 @@ def keep(kind: str, key: str, save: Callable[[Path], object]) -> None:
             if written.stat().st_size <= most:
                 with written.open("rb") as file:
                     checksum = _checksum(file)
-                written.replace(folder / f"{key}.{checksum}")
+                _put(written, folder / f"{key}.{checksum}")
     except OSError as error:
         _tell(
             f"{folder or 'the cache'} cannot be written ({error.strerror or error}); what is made is not kept"
@@ -134,7 +134,7 @@ def prune(most: int) -> None:
     for entry in known:
         if excess <= 0:
             return
-        excess -= entry.bytes * remove(entry)
+        excess -= entry.bytes * remove(entry.path)
 
 
 def entries(kind: str) -> Iterator[Entry]:
@@ -152,17 +152,35 @@ def entries(kind: str) -> Iterator[Entry]:
                 shutil.rmtree(path, ignore_errors=True)
 
 
-def remove(entry: Entry) -> bool:
-    """Whether it is gone: not where somebody uses it."""
+def remove(path: Path) -> bool:
+    """Whether the entry is gone: not where somebody uses it."""
     try:
-        with entry.path.open("rb") as file:
+        with path.open("rb") as file:
             if _lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB):
-                entry.path.unlink()
+                if _is_at(file, path):  # and not another that was put there meanwhile
+                    path.unlink()
                 return True
     except FileNotFoundError:
         return True
     except OSError:
         pass
+    return False
+
+
+def _put(written: Path, path: Path) -> None:
+    """At once and whole, and never in the place of another, which somebody may be using."""
+    try:
+        os.link(written, path)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without links
+        written.replace(path)
+
+
+def _is_at(file: BufferedReader, path: Path) -> bool:
+    """Whether this is what lies there now: what is open may have been removed."""
+    with suppress(OSError):
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
     return False
 
 

@@ -42,7 +42,7 @@ def clear(kinds: list[str]) -> None:
             raise ValueError(f"{kind} is no kind of cache; choose one of {', '.join(caches.KINDS)}")
     for kind in dict.fromkeys(kinds):
         known = list(caches.entries(kind))
-        gone = [entry for entry in known if caches.remove(entry)]
+        gone = [entry for entry in known if caches.remove(entry.path)]
         left = len(known) - len(gone)
         print(
             f"{kind}: {len(gone)} entries removed, {megabytes(gone):.2f} MB"
