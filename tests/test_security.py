@@ -15,6 +15,7 @@ import pytest
 from tests.conftest import REPOSITORY, Run
 from tests.test_launchers import until
 from tests.test_slurm import free_ports
+from wq.commands import export, sensitivity
 from wq.study.reachability import without_password
 from wq.whisper.model import ModelError, load, locate
 
@@ -188,6 +189,14 @@ def test_a_password_on_the_command_line_is_refused(wq: Run, tmp_path: Path, seve
         "error: tracking_uri=http://me:***@127.0.0.1:9 holds a password, which would be kept with every "
         "result; set MLFLOW_TRACKING_URI to the address instead\n"
     )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", [sensitivity.tell, export.export])
+def test_so_is_one_where_a_subcommand_keeps_its_command_line(command, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"me:\*\*\*@127.0.0.1:9 holds a password"):
+        command(["format=int4", "out=here", f"tracking_uri=http://me:{SECRET}@127.0.0.1:9", *FEW])
     assert list(tmp_path.iterdir()) == []
 
 

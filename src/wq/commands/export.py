@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wq.study.grid import run_plainly
+from wq.study.grid import refuse_passwords, run_plainly
 
 if TYPE_CHECKING:
     from wq.study.job import Job
@@ -37,6 +37,7 @@ def export(arguments: list[str]) -> None:
     from wq.study.points import split_settings
     from wq.whisper.target import LAYOUTS, RESTS, check_target
 
+    refuse_passwords(arguments)
     names = ("out", "layout", "rest", "overwrite", "result")
     given, overrides = split_settings(arguments, dict.fromkeys(names, str))
     settings: dict[str, Any] = {name: ",".join(values) for name, values in given.items()}

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from wq.study.grid import run_plainly
+from wq.study.grid import refuse_passwords, run_plainly
 
 HELP = """usage: wq sensitivity [by=role|layer] [out=DIR] [key=value ...]
 
@@ -29,6 +29,7 @@ def tell(arguments: list[str]) -> None:
     from wq.study.points import aligned, split_settings
     from wq.study.sensitivity import HEADER, cells, leave
 
+    refuse_passwords(arguments)
     settings, overrides = split_settings(arguments, {"by": way, "out": Path, "format": str})
     directory = settings.get("out", [Path("outputs/sensitivity")])[-1]
     formats = settings.get("format", [None])
