@@ -17,12 +17,7 @@ from wq.study.statistics import holm
 Row = dict[str, Any]
 
 SCENE = ("model", "dataset", "split", "limit")  # tells scenes apart where rows name no reference
-TOLD_APART = (
-    "max_new_tokens",
-    "long_audio",
-    "seed",
-    "resamples",
-)  # and the reference, where these are the same
+TOLD_APART = ("max_new_tokens", "long_audio", "seed", "resamples")  # and the reference, where these are alike
 BEYOND_LINEAR = ("conv", "embedding", "*")  # roles with any of these in them are not of linear layers alone
 
 

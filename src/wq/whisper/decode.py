@@ -151,7 +151,7 @@ def transcribe(
     ) as progress:
         for first in range(0, len(order), batch_size):
             indices = order[first : first + batch_size]
-            if drafts:
+            if drafts and is_draftable:
                 indices = sorted(indices, key=lambda index: -len(drafts[index]))
             place.batch = indices
             states = Clocked(hearing.states(indices))
