@@ -14,8 +14,11 @@ import pytest
 
 from tests.conftest import Run
 from wq.commands.sync import sync as command
-from wq.study import reachability, recording, results, sync
+from wq.study import progress, reachability, recording, results, sync
+from wq.study.config import compose
+from wq.study.evaluation import obtain
 from wq.study.grid import told
+from wq.study.job import prepare
 from wq.study.results import RECORD, RESULT, TRANSCRIPTS
 from wq.study.sync import COPIED, KNOWN, RECORDED, IncompleteError
 from wq.study.tracking import FINGERPRINT, GRID, PARENT, PID, RECORD_ID, Store
@@ -332,3 +335,23 @@ def test_sixteen_jobs_meet_an_empty_directory(wq: Run, tmp_path: Path):
     assert {row["point"]: row["wer"] for row in rows} | {"fp32": None} == {
         run.data.tags["point"]: run.data.metrics["wer"] for run in runs(store)
     } | {"fp32": None}
+
+
+def test_what_lies_where_it_is_asked_for_again_keeps_its_record(tmp_path: Path, monkeypatch):
+    """As the reference of a job that was killed after it, and is queued again while the store is away."""
+    monkeypatch.chdir(tmp_path)
+    grid = tmp_path / "grid"
+    grid.mkdir()
+    (grid / progress.PLAN).write_text("{}")
+    overrides = ["format=fp32", "limit=1", "resamples=40", "tracking_uri=http://127.0.0.1:9/away"]
+    (config,) = compose(overrides)
+    job, place = prepare(config, overrides), grid / "0" / "reference"
+    assert not obtain(job, place).reused
+    record = (place / RECORD).read_bytes()
+    assert obtain(job, place).reused
+    assert (place / RECORD).read_bytes() == record
+    (grid / "1").mkdir()
+    assert obtain(job, grid / "1").reused
+    assert not (grid / "1" / RECORD).exists()
+    results.forget(grid)
+    assert not list(grid.rglob(RESULT))

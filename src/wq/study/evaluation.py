@@ -44,7 +44,8 @@ def obtain(job: Job, directory: Path, reference: Outcome | None = None) -> Outco
         outcome = Outcome(row, results.read_rows(found[results.TRANSCRIPTS]), reused=True)
         for name in results.DIAGNOSIS if job.spec.smoothquant else ():
             results.write_whole(directory / name, found[name].read_bytes())
-    (directory / results.RECORD).unlink(missing_ok=True)  # of what lay here before
+    if found[results.RESULT] != directory / results.RESULT:
+        (directory / results.RECORD).unlink(missing_ok=True)  # of what lay here before
     write_files(directory, outcome)
     return outcome
 

@@ -76,7 +76,7 @@ def write_failure(directory: Path, error: Exception) -> None:
 def forget(sweep: Path) -> None:
     """Remove what an earlier grid in the same directory left: its points are not this one's."""
     for name in (RESULT, RECORD, TRANSCRIPTS, REFERENCE, ERROR, *DIAGNOSIS):
-        for path in sweep.glob(f"[0-9]*/{name}"):
+        for path in sweep.glob(f"[0-9]*/**/{name}"):  # of references too
             path.unlink()
 
 
