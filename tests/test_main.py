@@ -142,11 +142,12 @@ def test_a_renamed_checkpoint_is_the_same_point_under_its_own_name(wq: Run, tmp_
     assert len((directory / "transcripts.jsonl").read_text().splitlines()) == 3
 
 
-def test_a_job_in_the_background_is_stopped_by_sigterm(tmp_path: Path):
+@pytest.mark.parametrize("module", ["wq.main", "wq sensitivity"])
+def test_a_job_in_the_background_is_stopped_by_sigterm(tmp_path: Path, module: str):
     """A shell starts background jobs with SIGINT ignored; SIGTERM must end them all the same."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW", "WQ"))}
     job = subprocess.Popen(
-        [sys.executable, "-m", "wq.main", "format=int4", "batch_size=1"],
+        [sys.executable, "-m", *module.split(), "format=int4", "batch_size=1"],
         cwd=tmp_path,
         env=environment | {"OMP_NUM_THREADS": "1"},
         stderr=subprocess.PIPE,

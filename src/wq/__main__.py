@@ -28,7 +28,8 @@ def main() -> None:
     from wq.study.grid import run_plainly
 
     known = commands()
-    lines = (f"  {name:<10}{summary}" for name, summary in known.items())
+    width = max(map(len, known)) + 2
+    lines = (f"  {name:<{width}}{summary}" for name, summary in known.items())
     usage = USAGE.format(commands="\n".join(lines))
     name, *rest = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):

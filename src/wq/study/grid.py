@@ -110,8 +110,6 @@ def run_application(application: Callable[[], None]) -> None:
     sys.argv[1:] = sorted(respell(sys.argv[1:]), key=lambda text: text not in ("-m", "--multirun"))
     wants_traceback = FULL_ERROR in os.environ
     os.environ[FULL_ERROR] = "1"  # Hydra then raises errors of the configuration instead of printing them
-    # A job that is stopped from outside ends as one that is interrupted: its run is closed, its files are
-    # whole.
     signal.signal(signal.SIGTERM, _interrupt)
     logging.raiseExceptions = False  # Hydra's log need not be read to its end either
     interrupted = False
@@ -141,17 +139,24 @@ def refuse_passwords(arguments: list[str]) -> None:
 
 
 def _interrupt(number: int, frame: object) -> None:
+    """A job that is stopped from outside ends as one that is interrupted: its run is closed, its files are
+    whole."""
     raise KeyboardInterrupt
 
 
 def run_plainly(command: Callable[[list[str]], None], usage: str) -> None:
     """Run a subcommand on its arguments, or say how it is used, with errors as `run_application` has them."""
     arguments = sys.argv[1:]
-    with told():
-        if {"-h", "--help"} & set(arguments):
-            print(usage)
-        else:
-            command(arguments)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with told():
+            if {"-h", "--help"} & set(arguments):
+                print(usage)
+            else:
+                command(arguments)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
     leave(FULL_ERROR in os.environ, 1 if failures else 0)
 
 
