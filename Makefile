@@ -47,8 +47,8 @@ test-cluster: $(VENV)/.developed ## Grids on a real one-node Slurm (as root, wit
 	$(BIN)/pytest -m 'slurm or slow' -rs tests/test_slurm.py tests/test_launchers.py
 
 .PHONY: test-study
-test-study: $(VENV)/.developed ## Every experiment of the study, in miniature
-	$(BIN)/pytest -m slow --numprocesses 2 -rs tests/test_experiments.py
+test-study: $(VENV)/.developed ## Every experiment of the study and wq sensitivity, in miniature
+	$(BIN)/pytest -m slow --numprocesses 2 -rs tests/test_experiments.py tests/test_sensitivity.py
 
 .PHONY: test-server
 test-server: $(VENV)/.developed ## Grids on an MLflow server with PostgreSQL (Debian's postgresql), killed and started again

@@ -103,6 +103,7 @@ def test_what_is_no_linear_layer_has_no_such_error(nano, seen):
 ARGUMENTS = "format=int4,int8", "roles=[decoder.mlp.fc1]", "by=layer", "limit=2", "resamples=40", "out=here"
 
 
+@pytest.mark.slow
 def test_the_command_in_miniature_and_again(wq: Run, tmp_path: Path):
     first = wq("sensitivity", *ARGUMENTS, module="wq")
     assert first.returncode == 0, first.stderr

@@ -8,24 +8,11 @@ import soundfile
 
 from tests.conftest import Run
 from wq.study import wer
-from wq.study.config import DatasetConfig
-from wq.study.datasets import load_speech
 from wq.whisper.decode import SAMPLING_RATE, transcribe
 from wq.whisper.long_audio import QUIET, SEARCHED, ends_of_pieces, in_pieces
-from wq.whisper.model import load, locate
 
 WINDOW = 5 * SAMPLING_RATE
 RANDOM = np.random.default_rng(0)
-
-
-@pytest.fixture(scope="module")
-def nano():
-    return load(locate("wq:nano"))
-
-
-@pytest.fixture(scope="module")
-def commands():
-    return load_speech(DatasetConfig(source="manifest", path="wq:commands", split="clean"))
 
 
 def noise(samples):
