@@ -101,12 +101,10 @@ def section(results: Data) -> str:
     second = results["points"][1]["seconds"]
     return "\n\n".join(
         [
-            f"{grid['points']} points on the shipped speech ({results['utterances']}), from the start "
-            "of Python to "
-            "the end: one command, against as many evaluations by a script with `generate` "
+            f"{grid['points']} points on the shipped speech ({results['utterances']}), from the start of "
+            "Python to the end: one command, against as many evaluations by a script with `generate` "
             "(`benchmarks/plain.py`: load, quantize, generate in batches of 32, score; no size, no "
-            "intervals, "
-            "no store, no report).",
+            "intervals, no store, no report).",
             table(
                 ["", "seconds", "of the separate ones"],
                 [
@@ -125,15 +123,12 @@ def section(results: Data) -> str:
             ),
             f"{grid['same_rates']} of {grid['points']} word error rates are the same in both.",
             "Further points, as jobs of one process one after the other; seconds from a job's "
-            "configuration to its "
-            "record in the store. The first column of ratios is against the reference, which finds "
-            "nothing to "
-            "reuse.",
+            "configuration to its record in the store. The first column of ratios is against the "
+            "reference, which finds nothing to reuse.",
             table(["job", "seconds", "of the reference's"], rows),
             f"The second int8 point takes {second / own:.2f} of the time of the whole first job.",
-            f"`make demo`, after installation: {demo['seconds']:.0f} s for four jobs, their reference "
-            "and the "
-            "report; the same command again, which finds everything in the store, "
+            f"`make demo`, after installation: {demo['seconds']:.0f} s for four jobs, their reference and "
+            "the report; the same command again, which finds everything in the store, "
             f"{demo['again_seconds']:.0f} s.",
         ]
     )

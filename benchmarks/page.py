@@ -45,9 +45,8 @@ def text(parts: dict[str, Data]) -> str:
     first = described(next(iter(parts.values()))["machine"])
     lines = [
         TITLE,
-        f"Measured on {first}. Ratios are between things measured in turn in the same run. `make "
-        "bench` measures "
-        "all of it anew and writes this page, `make bench ONLY=grid` one part.",
+        f"Measured on {first}. Ratios are between things measured in turn in the same run. `make bench` "
+        "measures all of it anew and writes this page, `make bench ONLY=grid` one part.",
         "On a CUDA device nothing of this has been measured, and captured graphs are not built; `python -m "
         "benchmarks.transcription --device cuda` would measure transcription there.",
     ]

@@ -150,8 +150,7 @@ def section(found: Data) -> str:
     return "\n\n".join(
         [
             f"`wq report` over a store of {found['runs']:,} made-up runs of {found['utterances']:,} "
-            "utterances each; "
-            f"the page is {found['page_bytes'] / 1e6:.1f} MB.",
+            f"utterances each; the page is {found['page_bytes'] / 1e6:.1f} MB.",
             table(["", "seconds", "processor seconds"], rows),
         ]
     )

@@ -103,14 +103,12 @@ def section(results: Data) -> str:
     return "\n\n".join(
         [
             "One job in full precision, from the start of Python to the end, on the shipped speech, "
-            "repeated under new "
-            "ids:",
+            "repeated under new ids:",
             grown(results["utterances"], "utterances"),
             "One grid on 40 utterances, with its reference and its report:",
             grown(results["points"], "points"),
-            "One window, with random weights and 32 forced tokens (nano: 5 s of audio; the others 30 "
-            "s), in milliseconds. "
-            "The peak is that of the whole process, Python and its libraries included:",
+            "One window, with random weights and 32 forced tokens (nano: 5 s of audio; the others 30 s), "
+            "in milliseconds. The peak is that of the whole process, Python and its libraries included:",
             table(
                 [
                     "model",

@@ -76,18 +76,14 @@ def section(results: Data) -> str:
     whole = sum(first.values())
     return "\n\n".join(
         [
-            f"The real command line on {results['utterances']} shipped utterances, looked at every 2 "
-            "ms from another "
-            "thread. *One job* is int8 with its reference in the store already; *make demo* four "
-            "points, their "
-            "reference and the report.",
+            f"The real command line on {results['utterances']} shipped utterances, looked at every 2 ms "
+            "from another thread. *One job* is int8 with its reference in the store already; *make demo* "
+            "four points, their reference and the report.",
             table(columns, [*rows, totals], words=2),
             f"What is left to gain: of one job's {whole:.1f} s, features, encoder and decoder take "
-            f"{heard:.1f} s "
-            f"({heard / whole:.0%}); importing takes {first['import']:.1f} s "
-            f"({first['import'] / whole:.0%}), once for all jobs "
-            "of a grid. A transcription that took no time at all would make one job "
-            f"{whole / (whole - heard):.1f} times as fast.",
+            f"{heard:.1f} s ({heard / whole:.0%}); importing takes {first['import']:.1f} s "
+            f"({first['import'] / whole:.0%}), once for all jobs of a grid. A transcription that took no "
+            f"time at all would make one job {whole / (whole - heard):.1f} times as fast.",
         ]
     )
 

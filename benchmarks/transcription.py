@@ -140,17 +140,14 @@ def section(results: Data) -> str:
     notes += [f"Not measured: {'; '.join([*sorted(reasons), WHISPER_CPP])}."]
     return "\n\n".join(
         [
-            "Seconds of audio per second (RTFx) on the same weights, in the same batches, decoded "
-            "greedily in "
-            "float32 on as many threads: the median of rounds in which all run in turn. Features are "
-            "included, reading "
-            "of files is not. `nano` is the shipped model on shipped speech, `tiny` the shape of Whisper "
-            "tiny.en with random weights and 32 tokens for each 30 s of noise.",
+            "Seconds of audio per second (RTFx) on the same weights, in the same batches, decoded greedily "
+            "in float32 on as many threads: the median of rounds in which all run in turn. Features are "
+            "included, reading of files is not. `nano` is the shipped model on shipped speech, `tiny` the "
+            "shape of Whisper tiny.en with random weights and 32 tokens for each 30 s of noise.",
             table(columns, rows),
             *notes,
-            "The encoder, milliseconds for one window, beside its matrix products alone (the same "
-            "shapes in the "
-            "faster of torch's two libraries, with nothing between them):",
+            "The encoder, milliseconds for one window, beside its matrix products alone (the same shapes "
+            "in the faster of torch's two libraries, with nothing between them):",
             table(["model", "generate's", "wq", "products alone", "share of the limit"], encoders),
         ]
     )
