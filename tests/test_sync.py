@@ -213,6 +213,19 @@ def test_mistakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tu
         command(list(arguments))
 
 
+@pytest.mark.parametrize("uri", ["somewhere.db", "sqlite:///", "sqlite:///.", "http://127.0.0.1:9"])
+def test_a_store_that_cannot_be_opened_is_told_once(
+    grid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], uri: str
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("wq.study.grid.failures", [])
+    command([str(grid / "multirun"), f"tracking_uri={uri}"])
+    told = capsys.readouterr()
+    assert "not recorded" in told.out
+    assert len(told.err.splitlines()) == 1
+    assert told.err.startswith(f"error: tracking_uri={uri} ")
+
+
 def test_a_grid_goes_on_without_its_store(wq: Run, tmp_path: Path):
     """And the rest of it is recorded when the store is there, by the command that the warning names."""
     few = (

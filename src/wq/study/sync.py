@@ -36,18 +36,23 @@ def sync(
     told: Callable[[], AbstractContextManager[None]],
 ) -> Counter[str]:
     """Record all results below these directories, and end the runs of their grids. Gives how many had which
-    outcome. Errors go through `told`, and the rest goes on; but a store that cannot be reached is not tried
-    again."""
+    outcome. Errors go through `told`, and the rest goes on; but a store that cannot be opened or reached is
+    not tried again."""
     counts: Counter[str] = Counter()
-    stores: dict[Store, Store] = {}  # each opened once
+    stores: dict[Store, Store | None] = {}  # each opened once; None where it cannot be
     changed: dict[tuple[Path, Store], bool] = {}  # grids, and whether they have got new points
     for directory in sorted({path.parent for each in directories for path in each.resolve().rglob(RESULT)}):
         outcome = LEFT
         with told():
             if record := read(directory):
                 store, sweep = open_store(record), progress.sweep_of(directory)
-                store = stores.setdefault(store, store)
-                if not store.connection.failure:
+                if store not in stores:
+                    stores[store] = None
+                    with store.connection.explained():
+                        store.experiment_id  # noqa: B018  opened by the first look at it
+                    stores[store] = store
+                store = stores[store]
+                if store and not store.connection.failure:
                     with store.connection.explained():
                         outcome = bring(store, record, directory, sweep)
                     if sweep:
