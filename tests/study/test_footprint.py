@@ -1,5 +1,6 @@
 """Memory by formula against what a decode allocates, stores and, packed, would write."""
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import lru_cache
@@ -76,13 +77,16 @@ def encoded_once(encoder: Any, features: torch.Tensor) -> torch.Tensor:
 
 @pytest.fixture
 def batches(monkeypatch) -> list[Batch]:
-    """Every batch that is decoded, with its caches as they are at the end."""
+    """Every batch that is decoded, with its caches as they are before the last rows let go of them."""
     kept = []
 
     class Kept(Batch):
         def __init__(self, *arguments) -> None:
             super().__init__(*arguments)
             kept.append(self)
+
+        def keep(self, rows: Sequence[int]) -> list[int]:
+            return super().keep(rows) if rows else []
 
     monkeypatch.setattr(greedy, "Batch", Kept)
     return kept
