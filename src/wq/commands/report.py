@@ -12,7 +12,7 @@ results.tex, pareto.png and pareto.svg.
   wq report                          every point
   wq report model=nano split=other   points with these values, and the references they are compared with
   wq report format=int4,nvfp4        the same for several values; any column of the results will do
-  wq report roles=[encoder,decoder]  lists as on the command line of a job
+  wq report roles=[decoder,conv]     lists as on the command line of a job
   wq report filter="metrics.wer < 0.2 and params.format = 'int4'"   a filter in MLflow's syntax
   wq report out=DIR                  where the files go (outputs/report)
   wq report tracking_uri=URI         which store ($MLFLOW_TRACKING_URI, or else sqlite:///mlflow.db)
