@@ -100,7 +100,14 @@ def test_what_is_no_linear_layer_has_no_such_error(nano, seen):
     assert output_error(nano, "embedding", spec_of("format=int4", "roles=[embedding]"), seen) is None
 
 
-ARGUMENTS = "format=int4,int8", "roles=[decoder.mlp.fc1]", "by=layer", "limit=2", "resamples=40", "out=here"
+ARGUMENTS = (
+    "format=int4,int8,int4",
+    "roles=[decoder.mlp.fc1]",
+    "by=layer",
+    "limit=2",
+    "resamples=40",
+    "out=here",
+)
 
 
 @pytest.mark.slow
@@ -108,9 +115,9 @@ def test_the_command_in_miniature_and_again(wq: Run, tmp_path: Path):
     first = wq("sensitivity", *ARGUMENTS, module="wq")
     assert first.returncode == 0, first.stderr
     rows = list(csv.DictReader((tmp_path / "here" / "sensitivity.csv").open()))
-    assert {(row["part"], row["scheme"]) for row in rows} == {
-        (f"decoder.mlp.fc1:{block}", f"{scheme}-g128") for block in range(2) for scheme in ("int4", "int8")
-    }
+    assert [(row["part"], row["scheme"]) for row in rows] == [
+        (f"decoder.mlp.fc1:{block}", f"{scheme}-g128") for scheme in ("int4", "int8") for block in range(2)
+    ]
     assert all(float(row["output_error"]) > 0 and row["utterances"] == "2" for row in rows)
     assert (tmp_path / "here" / "sensitivity.png").read_bytes().startswith(b"\x89PNG")
     drawn = (tmp_path / "here" / "sensitivity.svg").read_text()
@@ -130,6 +137,7 @@ def test_the_command_in_miniature_and_again(wq: Run, tmp_path: Path):
         ("roles=[ear]", "role ear matches no layer"),
         ("group=32,64", "give commas to format= alone"),
         ("layer", "layer is no setting"),
+        ("out=/dev/null", "out=/dev/null is no directory"),
     ],
 )
 def test_what_is_mistyped_is_told_in_one_line(argument, said, monkeypatch, capsys, tmp_path):

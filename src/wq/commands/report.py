@@ -1,7 +1,5 @@
 """Build the comparison from the store: the table, and report.html with its pictures and tables."""
 
-from pathlib import Path
-
 from wq.study.grid import run_plainly
 
 HELP = """usage: wq report [key=value ...]
@@ -24,13 +22,14 @@ def main() -> None:
 
 
 def build(arguments: list[str]) -> None:
+    from wq.study.points import directory_for
     from wq.study.reachability import without_password
     from wq.study.report import format_table, write_report
     from wq.study.selection import of_stores
     from wq.study.tracking import Store, default_uri
 
     settings = dict(_split(text) for text in arguments)
-    out = _directory(settings.pop("out", "outputs/report"))
+    out = directory_for(settings.pop("out", "outputs/report"))
     uri = settings.pop("tracking_uri", None) or default_uri()
     experiments = settings.pop("experiment_name", "wq")
     query = settings.pop("filter", "")
@@ -45,13 +44,6 @@ def build(arguments: list[str]) -> None:
     written = write_report(selection, out, "wq report")
     print(format_table(selection))
     print("\n".join(str(path) for path in written.paths))
-
-
-def _directory(text: str) -> Path:
-    path = Path(text)
-    if not text or any(each.exists() and not each.is_dir() for each in (path, *path.parents)):
-        raise ValueError(f"out={text} is no directory, and none can be made there; name another")
-    return path
 
 
 def _counted(rows: list[dict]) -> str:

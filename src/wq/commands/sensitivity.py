@@ -26,13 +26,13 @@ def main() -> None:
 
 
 def tell(arguments: list[str]) -> None:
-    from wq.study.points import aligned, split_settings
+    from wq.study.points import aligned, directory_for, split_settings
     from wq.study.sensitivity import HEADER, cells, leave
 
     refuse_passwords(arguments)
-    settings, overrides = split_settings(arguments, {"by": way, "out": Path, "format": str})
+    settings, overrides = split_settings(arguments, {"by": way, "out": directory_for, "format": str})
     directory = settings.get("out", [Path("outputs/sensitivity")])[-1]
-    formats = settings.get("format", [None])
+    formats = dict.fromkeys(settings.get("format", [None]))
     parts = [
         part
         for name in formats

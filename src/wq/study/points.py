@@ -97,6 +97,13 @@ def table_file(value: str) -> Path:
     return path
 
 
+def directory_for(value: str) -> Path:
+    path = Path(value)
+    if not value or any(each.exists() and not each.is_dir() for each in (path, *path.parents)):
+        raise ValueError(f"out={value} is no directory, and none can be made there; name another")
+    return path
+
+
 def aligned(header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
     """Columns of text: names to the left, numbers to the right."""
     lines = [
