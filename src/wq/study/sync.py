@@ -123,7 +123,10 @@ def end_grid(store: Store, sweep: Path, has_new: bool) -> None:
     ended = store.client.get_run(parent).info.status
     status = "FINISHED" if states == {"done"} else "FAILED" if ended == "RUNNING" else ended
     if has_new or ended != status:
-        grid.close(store, parent, write_report(of_sweep(sweep), sweep, "wq grid"), status)
+        selection = of_sweep(sweep)
+        has_results = len(selection.rows) > len(selection.unfinished)
+        written = write_report(selection, sweep, "wq grid") if has_results else None
+        grid.close(store, parent, written, status)
 
 
 def _parent(store: Store, sweep: Path, *, create: bool = False) -> str | None:
