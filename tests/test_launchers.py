@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import psutil
 import pytest
 
 from tests.conftest import Launch, Run
-from wq.study import progress, slurm
+from wq.study import grid, progress, slurm
 from wq.study.processes import run_in_processes
 from wq.study.progress import PLAN, look
 
@@ -231,3 +232,23 @@ def test_status_where_there_is_no_grid(wq: Run):
         assert told.returncode == 1
         assert told.stderr.startswith("error: ")
         assert len(told.stderr.splitlines()) == 1
+
+
+class Collected:
+    """Something that can be referred to weakly."""
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupt_that_python_drops_is_heard_before_the_next_job(monkeypatch):
+    monkeypatch.setattr(grid, "stops", [])
+    before = signal.signal(signal.SIGINT, grid._interrupt)
+    try:
+        grid.heed_interrupt()
+        thing = Collected()
+        reference = weakref.ref(thing, lambda _: signal.raise_signal(signal.SIGINT))
+        del thing
+        assert reference() is None
+        with pytest.raises(KeyboardInterrupt):
+            grid.heed_interrupt()
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -62,6 +62,7 @@ class Jobs:
                 with grid.told(directory):
                     composed[number] = compose(self.context, self.config, overrides)
         for number in self.order(composed):
+            grid.heed_interrupt()
             if self.aloud:
                 log.info(f"\t#{number} : {' '.join(filter_overrides(self.points[number]))}")
             with grid.told(sweep / str(number)):

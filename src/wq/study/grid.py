@@ -110,7 +110,7 @@ def run_application(application: Callable[[], None]) -> None:
     sys.argv[1:] = sorted(respell(sys.argv[1:]), key=lambda text: text not in ("-m", "--multirun"))
     wants_traceback = FULL_ERROR in os.environ
     os.environ[FULL_ERROR] = "1"  # Hydra then raises errors of the configuration instead of printing them
-    signal.signal(signal.SIGTERM, _interrupt)
+    _listen()
     logging.raiseExceptions = False  # Hydra's log need not be read to its end either
     interrupted = False
     try:
@@ -138,16 +138,33 @@ def refuse_passwords(arguments: list[str]) -> None:
             )
 
 
+# Signals to stop that have come
+stops: list[int] = []
+
+
 def _interrupt(number: int, frame: object) -> None:
     """A job that is stopped from outside ends as one that is interrupted: its run is closed, its files are
     whole."""
+    stops.append(number)
     raise KeyboardInterrupt
+
+
+def heed_interrupt() -> None:
+    """Python drops an interrupt that comes while an object is collected: then it is heard here."""
+    if stops:
+        raise KeyboardInterrupt
+
+
+def _listen() -> None:
+    signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # in the background it is ignored
+        signal.signal(signal.SIGINT, _interrupt)
 
 
 def run_plainly(command: Callable[[list[str]], None], usage: str) -> None:
     """Run a subcommand on its arguments, or say how it is used, with errors as `run_application` has them."""
     arguments = sys.argv[1:]
-    signal.signal(signal.SIGTERM, _interrupt)
+    _listen()
     try:
         with told():
             if {"-h", "--help"} & set(arguments):
