@@ -226,6 +226,7 @@ def test_a_store_that_cannot_be_opened_is_told_once(
     assert told.err.startswith(f"error: tracking_uri={uri} ")
 
 
+@pytest.mark.slow
 def test_a_grid_goes_on_without_its_store(wq: Run, tmp_path: Path):
     """And the rest of it is recorded when the store is there, by the command that the warning names."""
     few = (
