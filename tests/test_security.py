@@ -204,7 +204,11 @@ def test_so_is_one_where_a_subcommand_keeps_its_command_line(command, tmp_path: 
 def test_the_page_is_served_to_this_machine_only(tmp_path: Path):
     """`make ui`, the real thing, on another port."""
     shown = subprocess.run(
-        ["make", "-n", "ui"], cwd=REPOSITORY, capture_output=True, text=True, check=True
+        ["make", "-n", "--no-print-directory", "ui"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
     command = shown.splitlines()[-1].replace(".venv/bin/mlflow", f"exec {Path(sys.executable).parent}/mlflow")
     server = subprocess.Popen(
