@@ -193,7 +193,8 @@ def test_killed_jobs_are_noticed_told_and_repaired(cluster: None, wq: Run, launc
 
 def test_a_job_over_its_time_goes_on_where_it_was(cluster: None, wq: Run, launch: Launch, tmp_path: Path):
     limits = ("hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=1")
-    grid = launch("-m", *GRID, "limit=200", "batch_size=1", "chunk=4", *SLURM, *limits)
+    slowly = ("limit=null", "batch_size=1", "reuse=false", "drafting=false")
+    grid = launch("-m", *GRID, *slowly, "chunk=4", *SLURM, *limits)
     until(lambda: "BeginTime" in asked("squeue", "-h", "-o", "%r"), 200)
     job = asked("squeue", "-h", "-o", "%A").strip()
     before = {path: path.stat().st_mtime_ns for path in sweep_of(tmp_path).glob("?/result.json")}
