@@ -37,19 +37,19 @@ def run(config: Config, directory: Path, overrides: list[str]) -> None:
 
     tell_ignored(job.spec)
     reuse.here.expect(job.spec)  # before its reference, which may leave something for it
-    kept = progress.sweep_of(directory) or directory
-    job.store.connection.tell_failure(kept)
+    sweep = progress.sweep_of(directory)
+    job.store.connection.tell_failure(sweep or directory)
     reference = None if job.spec.is_reference else evaluation.obtain(job.reference(), directory / "reference")
     if reference:
         results.write_row(directory / results.REFERENCE, reference.row)
         if not reference.reused:
             print(report.format_line(reference.row))
     outcome = evaluation.obtain(job, directory, reference)
-    job.store.connection.tell_failure(kept)
+    job.store.connection.tell_failure(sweep or directory)
     for notice in evaluation.notices(outcome.row):
         print(f"{job.spec.point}: {notice}", file=sys.stderr)
     print(report.format_line(outcome.row) + ("  (from the store)" if outcome.reused else ""))
-    if not progress.sweep_of(directory):  # a grid looks at all of its points when they have ended
+    if not sweep:  # a grid looks at all of its points when they have ended
         for error in expected.unexpected([outcome.row], config.expect_wer):
             raise error
 

@@ -1,8 +1,12 @@
 """Which roles or layers a format hurts: each rounded alone, what that does to WER and to its outputs."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from wq.study.grid import refuse_passwords, run_plainly
+
+if TYPE_CHECKING:
+    from wq.study.sensitivity import Part
 
 HELP = """usage: wq sensitivity [by=role|layer] [out=DIR] [key=value ...]
 
@@ -31,12 +35,12 @@ def tell(arguments: list[str]) -> None:
 
     refuse_passwords(arguments)
     settings, overrides = split_settings(arguments, {"by": way, "out": directory_for, "format": str})
-    directory = settings.get("out", [Path("outputs/sensitivity")])[-1]
+    directory, by = settings.get("out", [Path("outputs/sensitivity")])[-1], settings.get("by", ["role"])[-1]
     formats = dict.fromkeys(settings.get("format", [None]))
     parts = [
         part
         for name in formats
-        for part in of_format([f"format={name}"] * (name is not None) + overrides, settings, directory)
+        for part in of_format([f"format={name}"] * (name is not None) + overrides, by, directory)
     ]
     row = parts[0].row
     title = f"{row['model']}, {row['dataset']} {row['split']}, {row['utterances']} utterances"
@@ -45,7 +49,7 @@ def tell(arguments: list[str]) -> None:
     print("\n".join(map(str, leave(parts, directory, title))))
 
 
-def of_format(overrides: list[str], settings: dict, directory: Path) -> list:
+def of_format(overrides: list[str], by: str, directory: Path) -> "list[Part]":
     from wq.main import run
     from wq.study.config import compose
     from wq.study.job import load_once, prepare, read_calibration
@@ -58,14 +62,17 @@ def of_format(overrides: list[str], settings: dict, directory: Path) -> list:
     if more:
         raise ValueError("a sensitivity study is of one job in several formats; give commas to format= alone")
     geometry = find_geometry(config.model.path, config.model.revision)
-    found = []
-    for name in parts_of(config.roles, settings.get("by", ["role"])[-1], geometry):
+    found: list[Part] = []
+    seen = None  # the same for all parts: of the model as it was loaded
+    for name in parts_of(config.roles, by, geometry):
         narrowed, said = only(config, name)
         job = prepare(narrowed, [*overrides, *said])
         place = directory / "jobs" / job.spec.fingerprint
         run(narrowed, place, list(job.overrides))
         whisper = load_once(job.checkpoint, job.config.device)
-        seen = statistics(whisper, job.spec, read_calibration(narrowed, job.speech), config.batch_size)
+        seen = seen or statistics(
+            whisper, job.spec, read_calibration(narrowed, job.speech), config.batch_size
+        )
         error = output_error(whisper, name, job.spec, seen)
         found.append(Part(name, scheme_of(job.spec), read_row(place / RESULT), error))
     return found

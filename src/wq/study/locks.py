@@ -1,12 +1,13 @@
 """Locks between processes that share a directory: one of them does what all want done."""
 
-import errno
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+
+from wq.caches import NO_LOCKS
 
 
 @contextmanager
@@ -24,7 +25,7 @@ def alone(key: str, name: str) -> Iterator[None]:
         print(f"{name}: waiting for another process that runs it", file=sys.stderr)
         lock.acquire()
     except OSError as error:
-        if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+        if error.errno not in NO_LOCKS:
             raise
         print(f"{directory} has no locks ({error.strerror}): jobs may run a point twice", file=sys.stderr)
     try:

@@ -127,8 +127,7 @@ class Store:
         shutil.rmtree(beside, ignore_errors=True)  # of who was killed: nobody else is here now
         beside.mkdir()
         fresh = beside / database.name
-        artifacts = (database.absolute().parent / "mlruns").as_uri()
-        SqlAlchemyStore(f"{SQLITE}{fresh}", artifacts).engine.dispose()
+        SqlAlchemyStore(f"{SQLITE}{fresh}", artifacts_of(database)).engine.dispose()
         fresh.replace(database)
         beside.rmdir()
 
@@ -148,10 +147,8 @@ class Store:
     def _create(self, client: "MlflowClient") -> str:
         from mlflow.exceptions import MlflowException
 
-        artifacts = None  # a server knows its own place
         database = database_file(self.uri)
-        if database:
-            artifacts = (database.absolute().parent / "mlruns").as_uri()
+        artifacts = artifacts_of(database) if database else None  # a server knows its own place
         try:
             return client.create_experiment(self.experiment, artifact_location=artifacts)
         except MlflowException:  # somebody else has, meanwhile
@@ -371,6 +368,11 @@ class Store:
         except MlflowException:
             return False
         return True
+
+
+def artifacts_of(database: Path) -> str:
+    """Where the artifacts of an SQLite store lie."""
+    return (database.absolute().parent / "mlruns").as_uri()
 
 
 def milliseconds() -> int:

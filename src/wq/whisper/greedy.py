@@ -128,6 +128,13 @@ def encode(encoder: Any, features: Tensor) -> Tensor:
     return encoder.layer_norm(x)
 
 
+def rows_at_once(model: WhisperForConditionalGeneration, rows: int) -> int:
+    """How many of these rows the encoder takes together."""
+    if model.device.type != "cpu":
+        return rows
+    return max(FRAMES_AT_ONCE // model.config.max_source_positions, 1)
+
+
 def encode_rows(
     model: WhisperForConditionalGeneration, features: Tensor, place: Place | None = None
 ) -> Iterator[Tensor]:
@@ -137,8 +144,8 @@ def encode_rows(
 
     NaN or Inf in them raises NonFiniteRow, whose row is one of place's.
     """
-    rows, frames = len(features), model.config.max_source_positions
-    at_once = max(FRAMES_AT_ONCE // frames, 1) if features.device.type == "cpu" else rows
+    rows = len(features)
+    at_once = rows_at_once(model, rows)
     for row in range(0, rows, at_once):
         if place:
             place.rows, place.position = range(row, min(row + at_once, rows)), 0

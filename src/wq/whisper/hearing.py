@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from wq.whisper.features import log_mel, with_silence, without_silence
-from wq.whisper.greedy import FRAMES_AT_ONCE, Place, encode_rows
+from wq.whisper.greedy import Place, encode_rows, rows_at_once
 from wq.whisper.kept import Kept, Shelf
 from wq.whisper.model import Whisper
 
@@ -59,8 +59,7 @@ class Hearing:
 
     def _kept_states(self, shelf: Shelf, indices: Sequence[int]) -> Iterator[Tensor]:
         """As many rows at a time as `encode_rows` gives."""
-        device, frames = self.whisper.model.device, self.whisper.model.config.max_source_positions
-        at_once = max(FRAMES_AT_ONCE // frames, 1) if device.type == "cpu" else len(indices)
+        device, at_once = self.whisper.model.device, rows_at_once(self.whisper.model, len(indices))
         for row in range(0, len(indices), at_once):
             yield torch.stack([shelf.read(index) for index in indices[row : row + at_once]]).to(device)
 
