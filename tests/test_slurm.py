@@ -193,11 +193,14 @@ def test_killed_jobs_are_noticed_told_and_repaired(cluster: None, wq: Run, launc
 
 def test_a_job_over_its_time_goes_on_where_it_was(cluster: None, wq: Run, launch: Launch, tmp_path: Path):
     limits = ("hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=1")
-    slowly = ("limit=null", "batch_size=1", "reuse=false", "drafting=false")
-    grid = launch("-m", *GRID, *slowly, "chunk=4", *SLURM, *limits)
+    grid = launch("-m", *GRID, "limit=60", "batch_size=2", "chunk=4", *SLURM, *limits)
+    until(lambda: list(tmp_path.glob("multirun/*/*/0/result.json")))
+    (process,) = job_processes(sweep_of(tmp_path)).values()
+    process.suspend()  # a fast machine would be done within Slurm's least limit; Slurm resumes what it signals
     until(lambda: "BeginTime" in asked("squeue", "-h", "-o", "%r"), 200)
     job = asked("squeue", "-h", "-o", "%A").strip()
     before = {path: path.stat().st_mtime_ns for path in sweep_of(tmp_path).glob("?/result.json")}
+    assert len(before) < 4
     # Slurm would wait two minutes; and this time it may take longer
     subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now", "TimeLimit=20"], check=True)
     until(lambda: "Restarts=1" in asked("scontrol", "show", "job", job), 60)
