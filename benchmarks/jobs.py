@@ -14,7 +14,7 @@ from transformers import WhisperForConditionalGeneration  # noqa: F401
 
 from wq.main import run
 from wq.study import evaluation, reuse
-from wq.study.config import compose
+from wq.study.composition import compose
 from wq.study.rows import Outcome
 
 reference_seconds: list[float] = []

@@ -16,22 +16,23 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 Launch = Callable[..., "subprocess.Popen[str]"]
 
 
+def environment(**more: str) -> dict[str, str]:
+    """Of a command that is tested: without what the tests' own shell has set for wq and its libraries, and
+    with one thread, as two processes of tests run at once."""
+    own = ("MLFLOW", "HYDRA", "WQ", "HF_")
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(own)}
+    return inherited | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"} | more
+
+
 @pytest.fixture
 def wq(tmp_path: Path) -> Run:
     """`python -m wq.main ARGUMENTS` in an empty directory, with a store of its own."""
 
-    def run(*arguments: str, module: str = "wq.main", **environment: str) -> subprocess.CompletedProcess[str]:
-        inherited = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("MLFLOW", "HYDRA", "WQ", "HF_"))
-        }
-        # One thread for each of the two test processes
-        settings = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    def run(*arguments: str, module: str = "wq.main", **more: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", module, *arguments],
             cwd=tmp_path,
-            env=inherited | settings | environment,
+            env=environment(**more),
             capture_output=True,
             text=True,
             timeout=300,
@@ -47,13 +48,10 @@ def launch(tmp_path: Path) -> Iterator[Launch]:
     begun = []
 
     def begin(*arguments: str) -> subprocess.Popen[str]:
-        inherited = {
-            name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW", "WQ"))
-        }
         process = subprocess.Popen(
             [sys.executable, "-m", "wq.main", *arguments],
             cwd=tmp_path,
-            env=inherited | {"HF_HUB_OFFLINE": "1"},
+            env=environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

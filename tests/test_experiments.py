@@ -8,7 +8,8 @@ import pytest
 
 from tests.conftest import Run
 from wq.catalogue import conf_dir
-from wq.study.config import ConfigurationError, compose
+from wq.study.composition import compose
+from wq.study.config import ConfigurationError
 from wq.study.effective import effective_spec
 from wq.study.spec import Source
 

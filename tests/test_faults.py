@@ -21,6 +21,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.conftest import environment
 from tests.test_launchers import finished, numbers, runs, sweep_of, until
 
 GRID = ("-m", "format=int4,nvfp4", "limit=2", "resamples=50", "max_new_tokens=8")
@@ -33,7 +34,7 @@ def command(
     directory: Path,
     *arguments: str,
     largest_file: int | None = None,
-    environment: Mapping[str, str] | None = None,
+    settings: Mapping[str, str] | None = None,
 ):
     """`python -m wq.main ARGUMENTS`, begun in a directory, as the leader of a session.
 
@@ -44,11 +45,10 @@ def command(
         if largest_file:
             resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
 
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW", "WQ"))}
     return subprocess.Popen(
         [sys.executable, "-m", "wq.main", *arguments],
         cwd=directory,
-        env=inherited | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"} | dict(environment or {}),
+        env=environment(**settings or {}),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -134,7 +134,7 @@ import evaluate, jiwer, mlflow.store.tracking.sqlalchemy_store, soundfile, torch
 from transformers import AutoTokenizer, WhisperFeatureExtractor, WhisperForConditionalGeneration
 from wq.main import run
 from wq.study import evaluation, report
-from wq.study.config import compose
+from wq.study.composition import compose
 gate, opener = os.pipe()
 children = []
 for number in range(int(sys.argv[1])):
@@ -159,32 +159,30 @@ print("codes", *sorted(codes))
 """
 
 
-def holder(directory: Path) -> int | None:
-    """The process that makes the reference."""
+def holders(directory: Path) -> list[int]:
+    """The process that makes the reference, once there is one."""
     with contextlib.closing(sqlite3.connect(f"file:{directory}/mlflow.db?mode=ro", uri=True)) as store:
         found = store.execute(
             "SELECT tags.value FROM runs JOIN tags ON runs.run_uuid = tags.run_uuid "
             "WHERE runs.name = 'fp32' AND runs.status = 'RUNNING' AND tags.key = 'wq.pid'"
-        ).fetchone()
-    return int(found[0]) if found else None
+        ).fetchall()
+    return [int(pid) for (pid,) in found]
 
 
 @pytest.mark.slow
 def test_jobs_that_begin_together_make_the_reference_once(tmp_path: Path):
     """From an empty directory; the first to make the reference is killed while the others wait for it."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW", "WQ"))}
     jobs = subprocess.Popen(
         [sys.executable, "-c", TOGETHER, str(JOBS)],
         cwd=tmp_path,
-        env=inherited | {"OMP_NUM_THREADS": "1"},
+        env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-    until(lambda: (tmp_path / "mlflow.db").exists() and holder(tmp_path))
-    pid = holder(tmp_path)
-    assert pid
-    os.kill(pid, signal.SIGKILL)
+    seen: list[int] = []
+    until(lambda: (tmp_path / "mlflow.db").exists() and (seen.extend(holders(tmp_path)) or seen))
+    os.kill(seen[0], signal.SIGKILL)
     _, stdout, stderr = end(jobs)
     assert Counter(stdout.splitlines()[-1].split()[1:]) == {"0": JOBS - 1, "-9": 1}, stderr
     made = Counter(finished(tmp_path))
@@ -274,7 +272,7 @@ def test_a_cache_that_cannot_be_written_costs_time_only(tmp_path: Path):
     for place, told in ((str(tmp_path / "cache"), 0), ("/dev/null/x", 1)):
         directory = tmp_path / str(told)
         directory.mkdir()
-        code, _, stderr = end(command(directory, *static, environment={"WQ_CACHE": place}))
+        code, _, stderr = end(command(directory, *static, settings={"WQ_CACHE": place}))
         assert code == 0, stderr
         for kind in ("calibration", "kernels"):
             assert stderr.count(f"{kind} cannot be written") == told
@@ -299,7 +297,7 @@ def test_a_clock_that_goes_backwards(tmp_path: Path, undisturbed: Undisturbed):
         "FAKETIME_NO_CACHE": "1",
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
     }
-    grid = command(tmp_path, *GRID, environment=settings)
+    grid = command(tmp_path, *GRID, settings=settings)
     until(lambda: (tmp_path / "mlflow.db").exists() and ("fp32", "RUNNING") in runs(tmp_path))
     clock.write_text("+2d")
     code, _, stderr = end(grid)

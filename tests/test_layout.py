@@ -49,7 +49,7 @@ def test_rooms_import_one_way(room):
 
 @pytest.mark.parametrize("library", ["hydra", "mlflow", "datasets", "jiwer", "evaluate", "altair"])
 def test_each_framework_stays_behind_few_files(library):
-    """hydra and omegaconf in config, grid and main; every other framework behind one file."""
+    """hydra in composition, grid and main; every other framework behind one file."""
     users = [
         str(file.relative_to(SOURCE))
         for file in SOURCE.rglob("*.py")
@@ -59,7 +59,7 @@ def test_each_framework_stays_behind_few_files(library):
     assert 1 <= len(users) <= limit, users
 
 
-@pytest.mark.parametrize("module", ["wq", "wq.main", "wq.study.config", "wq.study.grid", "wq.__main__"])
+@pytest.mark.parametrize("module", ["wq", "wq.main", "wq.study.composition", "wq.study.grid", "wq.__main__"])
 def test_answers_need_no_heavy_import(module):
     heavy = ("torch", "transformers", "mlflow", "datasets", "evaluate", "altair", "pandas")
     script = f"import sys, {module}; print([name for name in {heavy} if name in sys.modules])"

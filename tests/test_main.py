@@ -3,7 +3,6 @@ that can be mistyped."""
 
 import csv
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -15,7 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from tests.conftest import REAL, Run
+from tests.conftest import REAL, Run, environment
 from wq.study.tracking import GRID, PARENT, Store
 
 GRID_COMMAND = ("-m", "format=int4,nvfp4", "group=32,128", "limit=5", "resamples=200")
@@ -92,11 +91,10 @@ def test_a_grid_and_the_same_grid_again_and_one_more_format(wq: Run, tmp_path: P
 
 
 def test_a_killed_grid_is_finished_by_the_same_command(wq: Run, tmp_path: Path):
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW", "WQ"))}
     killed = subprocess.Popen(
         [sys.executable, "-m", "wq.main", *GRID_COMMAND],
         cwd=tmp_path,
-        env=environment | {"OMP_NUM_THREADS": "1"},
+        env=environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -145,11 +143,10 @@ def test_a_renamed_checkpoint_is_the_same_point_under_its_own_name(wq: Run, tmp_
 @pytest.mark.parametrize("module", ["wq.main", "wq sensitivity"])
 def test_a_job_in_the_background_is_stopped_by_sigterm(tmp_path: Path, module: str):
     """A shell starts background jobs with SIGINT ignored; SIGTERM must end them all the same."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW", "WQ"))}
     job = subprocess.Popen(
         [sys.executable, "-m", *module.split(), "format=int4", "batch_size=1"],
         cwd=tmp_path,
-        env=environment | {"OMP_NUM_THREADS": "1"},
+        env=environment(),
         stderr=subprocess.PIPE,
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from tests.conftest import Run
-from wq.study.config import ConfigurationError, compose
+from wq.study.composition import compose
+from wq.study.config import ConfigurationError
 from wq.study.effective import effective_spec
 from wq.study.sensitivity import only, output_error, parts_of, scheme_of
 from wq.study.spec import Source, Spec

@@ -196,7 +196,7 @@ def test_a_job_over_its_time_goes_on_where_it_was(cluster: None, wq: Run, launch
     grid = launch("-m", *GRID, "limit=60", "batch_size=2", "chunk=4", *SLURM, *limits)
     until(lambda: list(tmp_path.glob("multirun/*/*/0/result.json")))
     (process,) = job_processes(sweep_of(tmp_path)).values()
-    process.suspend()  # a fast machine would be done within Slurm's least limit; Slurm resumes what it signals
+    process.suspend()  # else a fast machine is done within Slurm's least limit; Slurm resumes it
     until(lambda: "BeginTime" in asked("squeue", "-h", "-o", "%r"), 200)
     job = asked("squeue", "-h", "-o", "%A").strip()
     before = {path: path.stat().st_mtime_ns for path in sweep_of(tmp_path).glob("?/result.json")}

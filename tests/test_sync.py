@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Run
+from tests.conftest import Run, environment
 from wq.commands.sync import sync as command
 from wq.study import progress, reachability, recording, results, sync
-from wq.study.config import compose
+from wq.study.composition import compose
 from wq.study.evaluation import obtain
 from wq.study.grid import told
 from wq.study.job import prepare
@@ -28,11 +28,10 @@ POINTS = 5  # with the reference
 
 
 def quiet(function, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW", "WQ"))}
     return subprocess.run(
         [sys.executable, "-m", function, *arguments],
         cwd=cwd,
-        env=inherited | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=300,
@@ -325,12 +324,11 @@ def test_sixteen_jobs_meet_an_empty_directory(wq: Run, tmp_path: Path):
     """The store, the reference and sixteen points, each made once."""
     formats = [f"format={name}" for name in ("int8", "int4", "nvfp4", "mxfp4")]
     points = [(format, f"group={group}") for format in formats for group in (16, 32, 64, 128)]
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW", "WQ"))}
     begun = [
         subprocess.Popen(
             [sys.executable, "-m", "wq.main", *point, "limit=2", "resamples=50"],
             cwd=tmp_path,
-            env=inherited | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+            env=environment(),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,

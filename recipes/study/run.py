@@ -21,7 +21,7 @@ from index import SENSITIVITY, write_index
 from tables import read_questions, write_experiment, write_pairs
 
 from wq.catalogue import conf_dir
-from wq.study.config import compose
+from wq.study.composition import compose
 from wq.study.job import prepare
 from wq.study.results import one_line
 from wq.study.scenes import Scene, is_finished, reference_of, scenes

@@ -104,7 +104,7 @@ def compose(context: HydraContext, config: DictConfig, overrides: Sequence[str])
 
 
 def checked(composed: DictConfig) -> "Config":
-    from wq.study.config import as_config
+    from wq.study.composition import as_config
 
     config = composed.copy()
     with open_dict(config):

@@ -12,7 +12,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from wq.catalogue import conf_dir
-from wq.study.config import Config, as_config, register_schema
+from wq.study.composition import as_config, register_schema
+from wq.study.config import Config
 
 register_schema()
 

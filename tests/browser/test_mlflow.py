@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import environment
 from wq.study import results
 from wq.study.selection import of_stores
 from wq.study.tracking import FINGERPRINT, GRID, Store
@@ -20,9 +21,6 @@ from wq.study.tracking import FINGERPRINT, GRID, Store
 pytestmark = pytest.mark.browser
 
 POINTS = ("fp32", "int8", "int4")
-ENVIRONMENT = {
-    name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW", "HYDRA", "WQ"))
-} | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 SECONDS = 90_000  # milliseconds in which a page must have come, on a busy machine
 
 
@@ -32,7 +30,7 @@ def store(tmp_path_factory) -> Store:
     directory = tmp_path_factory.mktemp("grid")
     command = [sys.executable, "-m", "wq.main", "-m", "format=int8,int4", "limit=8", "resamples=100"]
     done = subprocess.run(
-        command, cwd=directory, env=ENVIRONMENT, capture_output=True, text=True, check=False
+        command, cwd=directory, env=environment(), capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     return Store(f"sqlite:///{directory / 'mlflow.db'}", "wq")
@@ -56,7 +54,7 @@ def server(store, tmp_path_factory) -> Iterator[str]:
     with (tmp_path_factory.mktemp("log") / "server.log").open("w") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "mlflow", "ui", *arguments, "--port", str(port)],
-            cwd=directory, env=ENVIRONMENT | settings, stdout=log, stderr=log, start_new_session=True,
+            cwd=directory, env=environment(**settings), stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
     try:
         wait_for(f"http://127.0.0.1:{port}/health")

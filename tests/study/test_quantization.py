@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from wq.study.config import compose
+from wq.study.composition import compose
 from wq.study.datasets import load_speech
 from wq.study.effective import effective_spec
 from wq.study.quantization import quantized

@@ -12,7 +12,7 @@ from tests.conftest import plan
 from wq.catalogue import conf_dir, load_format
 from wq.commands.size import tell
 from wq.numerics.packing import layout
-from wq.study.config import compose
+from wq.study.composition import compose
 from wq.study.effective import effective_spec
 from wq.study.points import compose_points
 from wq.study.size import PLAIN_BITS, model_size, size_of

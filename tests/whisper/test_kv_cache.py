@@ -12,7 +12,8 @@ from tests.conftest import REAL
 from tests.whisper.test_decode import run
 from tests.whisper.test_greedy import LIMIT, decoded, generated, random_features, random_model
 from wq.numerics.fake_quant import dequantize, quantize
-from wq.study.config import DatasetConfig, FormatOptions, KVCacheConfig, compose
+from wq.study.composition import compose
+from wq.study.config import DatasetConfig, FormatOptions, KVCacheConfig
 from wq.study.datasets import load_speech
 from wq.study.effective import effective_kv_cache
 from wq.study.job import prepare

@@ -31,7 +31,8 @@ def main() -> None:
 
 
 def export(arguments: list[str]) -> None:
-    from wq.study.config import ConfigurationError, compose
+    from wq.study.composition import compose
+    from wq.study.config import ConfigurationError
     from wq.study.effective import tell_ignored
     from wq.study.job import prepare
     from wq.study.points import split_settings
@@ -136,7 +137,8 @@ def notices(spec: "Spec", contents: Any) -> list[str]:
 
 def stored_row(job: "Job") -> "Row | None":
     """The store's finished run of this point. It only looks: where there is no store, there is no run."""
-    from wq.study.tracking import StoreError, finished
+    from wq.study.reachability import StoreError
+    from wq.study.tracking import finished
 
     try:
         runs = job.store.runs(finished(job.spec.fingerprint))

@@ -51,7 +51,7 @@ def tell(arguments: list[str]) -> None:
 
 def of_format(overrides: list[str], by: str, directory: Path) -> "list[Part]":
     from wq.main import run
-    from wq.study.config import compose
+    from wq.study.composition import compose
     from wq.study.job import load_once, prepare, read_calibration
     from wq.study.quantization import statistics
     from wq.study.results import RESULT, read_row

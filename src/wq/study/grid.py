@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from wq.study.config import respell
+from wq.study.composition import respell
 
 if TYPE_CHECKING:
     from wq.study.expected import Bands

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from wq.study.config import compose
+from wq.study.composition import compose
 from wq.study.effective import effective_spec, tell_ignored
 from wq.study.footprint import Footprint, Workload, footprint
 from wq.study.results import write_whole
