@@ -1,10 +1,9 @@
 """The index of a set's results: what was run on what, with which versions, by which command."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tables import as_csv
+from tables import as_csv, read_csv
 
 from wq.study.results import Row, write_whole
 from wq.study.scenes import Scene, interval, number, percent
@@ -28,7 +27,7 @@ def write_index(
     """`README.md`, and `experiments.csv`: of every experiment, how many of its points are finished, and how
     many it has. What other experiments have written stays."""
     file, name = directory / "experiments.csv", directory.name
-    earlier: dict[str, Row] = {row["experiment"]: row for row in read(file)} if file.exists() else {}
+    earlier: dict[str, Row] = {row["experiment"]: row for row in read_csv(file)}
     new: dict[str, Row] = {
         each: dict(zip(COUNTS, (each, *found), strict=True)) for each, found in counts.items()
     }
@@ -92,11 +91,6 @@ def cells(directory: Path, row: Row) -> tuple[str, ...]:
         f"[{name}.csv]({name}.csv)",
         f"[{picture}]({picture})" if picture else "",
     )
-
-
-def read(file: Path) -> list[Row]:
-    with file.open(encoding="utf-8", newline="") as lines:
-        return list(csv.DictReader(lines))
 
 
 def without_paths(settings: Sequence[str]) -> list[str]:

@@ -14,7 +14,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from index import SENSITIVITY, write_index
@@ -93,33 +93,41 @@ def tabulate(out: Path, name: str, experiments: Sequence[str], settings: Sequenc
     selection = of_stores([Store(default_uri(), "wq")])
     finished = {row["fingerprint"]: row for row in selection.rows if is_finished(row)}
     counts, reference = {}, ""
+    called: dict[str, str] = {}
     for experiment in experiments:
-        reference, *asked = fingerprints(experiment, settings)
-        found = [key for key in asked if key in finished]
-        print(f"{name} {experiment}: {len(found)} of {len(asked)} points", flush=True)
-        if found and reference in finished:
-            counts[experiment] = len(found), len(asked)
-            write_experiment(out / name, experiment, scene_of(selection, [reference, *found]))
+        names = points(experiment, settings)
+        reference, *asked = names
+        found = {key: name for key, name in names.items() if key in finished}
+        print(f"{name} {experiment}: {len(found.keys() & asked)} of {len(asked)} points", flush=True)
+        if reference in found and len(found) > 1:
+            counts[experiment] = len(found) - 1, len(asked)
+            called |= {name: key for key, name in found.items()}
+            write_experiment(out / name, experiment, scene_of(selection, found))
     if not counts:
         raise ValueError(f"the store {default_uri()} has no point of these; run them, without norun=true")
-    scene = scene_of(selection, [key for key, row in finished.items() if reference_of(row) == reference])
-    write_pairs(out / name, scene, read_questions(HERE / "pairs.yaml"))
+    others = {key: row["point"] for key, row in finished.items() if reference_of(row) == reference}
+    scene = scene_of(selection, others)
+    write_pairs(out / name, scene, called, read_questions(HERE / "pairs.yaml"))
     write_index(out / name, scene, counts, settings)
 
 
-def fingerprints(experiment: str, settings: Sequence[str]) -> list[str]:
-    """Of an experiment's reference, and of its other points, each once."""
+def points(experiment: str, settings: Sequence[str]) -> dict[str, str]:
+    """The names of an experiment's reference and of its other points, by fingerprint."""
     specs = [
         prepare(config, [], looks_only=True).spec
         for config in compose([f"+experiment={experiment}", *settings])
     ]
-    return list(dict.fromkeys([specs[0].reference().fingerprint, *(spec.fingerprint for spec in specs)]))
+    return {spec.fingerprint: spec.point for spec in (specs[0].reference(), *specs)}
 
 
-def scene_of(selection: Selection, fingerprints: Sequence[str]) -> Scene:
-    """These points of the store, which are of one model and test set."""
-    chosen = set(fingerprints)
-    rows = [row for row in selection.rows if row.get("fingerprint") in chosen and is_finished(row)]
+def scene_of(selection: Selection, names: Mapping[str, str]) -> Scene:
+    """These points of the store, which are of one model and test set. They are called as here: another
+    experiment that has run one of them may have described it with other words."""
+    rows = [
+        row | {"point": names[row["fingerprint"]]}
+        for row in selection.rows
+        if row.get("fingerprint") in names and is_finished(row)
+    ]
     (scene,) = scenes(rows, selection.transcripts)
     return scene
 

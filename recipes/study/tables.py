@@ -63,15 +63,22 @@ def write_experiment(directory: Path, experiment: str, scene: Scene) -> None:
     write_whole(directory / f"{experiment}.svg", figures.column([panel]))
 
 
-def write_pairs(directory: Path, scene: Scene, questions: Mapping[str, Any]) -> None:
-    """`pairs.csv`: the paired differences of those pairs whose points are there."""
+def write_pairs(
+    directory: Path, scene: Scene, called: Mapping[str, str], questions: Mapping[str, Any]
+) -> None:
+    """`pairs.csv`: the paired differences of those pairs whose points are there; the others stay as they are.
+    called: fingerprints by the names that experiments give their points."""
+    file = directory / "pairs.csv"
+    by_fingerprint = {row["fingerprint"]: row for row in scene.rows}
     points = {row["point"]: row for row in scene.rows}
+    points |= {name: by_fingerprint[fingerprint] for name, fingerprint in called.items()}
+    earlier = {tuple(row[name] for name in PAIR_COLUMNS[:3]): row for row in read_csv(file)}
 
     def side(name: str) -> Side:
         row = points[name]
         return Side(row, read_rows(scene.transcripts[row["fingerprint"]]), name)
 
-    rows = []
+    rows: list[Row] = []
     for question, first, second in pairs(questions):
         if first in points and second in points:
             found = difference(side(first), side(second))
@@ -80,7 +87,9 @@ def write_pairs(directory: Path, scene: Scene, questions: Mapping[str, Any]) -> 
             values += (compared.p, found.matched.p, compared.unchanged)
             values += (points[first]["linear_bytes"], points[second]["linear_bytes"])
             rows.append(dict(zip(PAIR_COLUMNS, (question, first, second, *values), strict=True)))
-    write_whole(directory / "pairs.csv", as_csv(PAIR_COLUMNS, rows))
+        elif (question, first, second) in earlier:
+            rows.append(earlier[question, first, second])
+    write_whole(file, as_csv(PAIR_COLUMNS, rows))
 
 
 def pairs(questions: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
@@ -98,6 +107,14 @@ def pairs(questions: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
 
 def read_questions(file: Path) -> dict[str, Any]:
     return yaml.safe_load(file.read_text(encoding="utf-8"))
+
+
+def read_csv(file: Path) -> list[Row]:
+    """Its rows, as text; none where it is not there."""
+    if not file.exists():
+        return []
+    with file.open(encoding="utf-8", newline="") as opened:
+        return list(csv.DictReader(opened))
 
 
 def as_csv(columns: Sequence[str], rows: Sequence[Row]) -> str:

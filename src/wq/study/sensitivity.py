@@ -129,13 +129,18 @@ def cells(part: Part) -> tuple[str, ...]:
     )
 
 
+def rounded(error: float | None) -> float | None:
+    """To what does not depend on how many threads have added it up."""
+    return None if error is None else float(f"{error:.6g}")
+
+
 def leave(parts: Sequence[Part], directory: Path, title: str) -> list[Path]:
     """Write `sensitivity.csv`, `.svg` and `.png`."""
     from wq.study import figures
     from wq.study.sensitivity_figures import heat_map
 
     rows = [
-        part.row | {"part": part.name, "scheme": part.scheme, "output_error": part.output_error}
+        part.row | {"part": part.name, "scheme": part.scheme, "output_error": rounded(part.output_error)}
         for part in parts
     ]
     drawing = heat_map(parts, title)
