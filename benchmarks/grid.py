@@ -2,8 +2,8 @@
 
     python -m benchmarks.grid [--rounds 1] [--threads N]
 
-The grid is one command, as anybody would type it: 16 points and their reference. The separate evaluations
-are 16 calls of `benchmarks/plain.py`, a script with `generate` as a researcher would write it; both from the
+A grid is one command, as anybody would type it: 16 points and their reference. The separate evaluations are
+16 calls of `benchmarks/plain.py`, a script with `generate` as a researcher would write it; both from the
 start of Python to the end, on the same speech, and both must give the same word error rates. The points are
 jobs of one process, one after the other, each timed from its configuration to its record in the store.
 """
@@ -12,12 +12,20 @@ import json
 import sys
 import tempfile
 from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from statistics import median
 
 from benchmarks.measuring import Data, keep, options, run, table
 
-FORMATS, GROUPS = ("int8", "int4", "fp8_e4m3", "nvfp4"), (16, 32, 64, 128)
+FORMATS, BOTH, DECODER = ("int8", "int4", "fp8_e4m3", "nvfp4"), "[encoder,decoder]", "[decoder]"
+# Of the first every point has an encoder of its own; of the second half of them have the reference's
+GRIDS = (
+    {"format": FORMATS, "group": ("16", "32", "64", "128"), "roles": (BOTH,)},
+    {"format": FORMATS, "group": ("32", "128"), "roles": (BOTH, DECODER)},
+)
+QUICK = ({"format": FORMATS[:1], "group": ("32",), "roles": (BOTH, DECODER)},)
 DEMO = ("format=int4,nvfp4", "group=32,128")
 # Jobs of one process, in this order: what each of them finds that those before it have left
 POINTS = {
@@ -30,32 +38,34 @@ POINTS = {
 PLAIN = Path(__file__).with_name("plain.py")
 
 
-def grid_seconds(arguments: Namespace, formats: tuple[str, ...], groups: tuple[int, ...]) -> Data:
+def grid_seconds(arguments: Namespace, axes: Mapping[str, Sequence[str]]) -> Data:
     """One command for all points, against one command for each: seconds, and how many rates agree."""
     limit = [f"limit={arguments.limit}"] if arguments.limit else []
     split = f"dataset.split={arguments.split}"
-    points = [(format, group) for format in formats for group in groups]
+    points = list(product(axes["format"], axes["group"], axes["roles"]))
     wholes, separates, inside = [], [], []
     for _ in range(arguments.rounds):
         with tempfile.TemporaryDirectory() as name:
-            settings = [f"format={','.join(formats)}", f"group={','.join(map(str, groups))}", split, *limit]
+            settings = [*(f"{key}={','.join(values)}" for key, values in axes.items()), split, *limit]
             command = [sys.executable, "-m", "wq.main", "-m", *settings]
             wholes.append(run(command, Path(name), arguments.threads))
             rates = {
-                (row["format"], row["group"]): row["wer"]
+                (row["format"], str(row["group"]), f"[{row['roles'].replace('+', ',')}]"): row["wer"]
                 for path in Path(name).glob("multirun/*/*/*/result.json")
                 for row in [json.loads(path.read_text())]
             }
         plain = [sys.executable, str(PLAIN), arguments.split, str(arguments.limit or 0)]
         found = []
-        for format, group in points:
+        for format, group, roles in points:
             with tempfile.TemporaryDirectory() as name:
-                used = run([*plain, format, str(group)], Path(name), arguments.threads)
+                parts = roles.strip("[]").split(",")
+                used = run([*plain, format, group, *parts], Path(name), arguments.threads)
             found.append((used, json.loads(used.output.splitlines()[-1])))
         separates.append(sum(used.seconds for used, _ in found))
         inside.append(sum(each["seconds"] for _, each in found))
     same = sum(abs(rates[point] - each["wer"]) < 1e-9 for point, (_, each) in zip(points, found, strict=True))
     return {
+        "settings": settings[: len(axes)],
         "points": len(points),
         "seconds": median(used.seconds for used in wholes),
         "separate_seconds": median(separates),
@@ -91,7 +101,7 @@ def point_seconds(arguments: Namespace) -> list[Data]:
 
 
 def section(results: Data) -> str:
-    grid, demo = results["grid"], results["demo"]
+    grids, demo = results["grids"], results["demo"]
     first = results["points"][0]
     rows = [["reference, with loading and features", f"{first['reference_seconds']:.2f}", "1.00"]]
     for each in results["points"]:
@@ -101,27 +111,26 @@ def section(results: Data) -> str:
     second = results["points"][1]["seconds"]
     return "\n\n".join(
         [
-            f"{grid['points']} points on the shipped speech ({results['utterances']}), from the start of "
-            "Python to the end: one command, against as many evaluations by a script with `generate` "
-            "(`benchmarks/plain.py`: load, quantize, generate in batches of 32, score; no size, no "
-            "intervals, no store, no report).",
+            f"Grids on the shipped speech ({results['utterances']}), from the start of Python to the end: "
+            "one command for the points, their reference and the report, against an evaluation of each by a "
+            "script with `generate` (`benchmarks/plain.py`: load, quantize, generate in batches of 32, "
+            "score; no size, no intervals, no store, no report). Where encoder and decoder are both "
+            "quantized every point runs an encoder of its own; points of the decoder alone share one.",
             table(
-                ["", "seconds", "of the separate ones"],
+                ["grid", "points", "separate, s", "after imports, s", "one grid, s", "ratio", "same WER"],
                 [
-                    ["separate evaluations", f"{grid['separate_seconds']:.0f}", "1.00"],
                     [
-                        "of that, after Python's imports",
+                        f"`{' '.join(grid['settings'])}`",
+                        str(grid["points"]),
+                        f"{grid['separate_seconds']:.0f}",
                         f"{grid['separate_seconds_after_imports']:.0f}",
-                        f"{grid['separate_seconds_after_imports'] / grid['separate_seconds']:.2f}",
-                    ],
-                    [
-                        f"one grid of {grid['points']} points and their reference, report included",
                         f"{grid['seconds']:.0f}",
                         f"{grid['seconds'] / grid['separate_seconds']:.2f}",
-                    ],
+                        f"{grid['same_rates']} of {grid['points']}",
+                    ]
+                    for grid in grids
                 ],
             ),
-            f"{grid['same_rates']} of {grid['points']} word error rates are the same in both.",
             "Further points, as jobs of one process one after the other; seconds from a job's "
             "configuration to its record in the store. The first column of ratios is against the "
             "reference, which finds nothing to reuse.",
@@ -139,12 +148,12 @@ def main() -> None:
     parser.add_argument("--split", default="other")
     parser.add_argument("--limit", type=int, help="utterances; all by default")
     arguments = parser.parse_args()
-    formats, groups = FORMATS, GROUPS
+    grids: Sequence[Mapping[str, Sequence[str]]] = GRIDS
     if arguments.quick:
-        arguments.rounds, arguments.limit, formats, groups = 1, 8, FORMATS[:2], GROUPS[:1]
+        arguments.rounds, arguments.limit, grids = 1, 8, QUICK
     results: Data = {
         "utterances": f"{arguments.limit or 320} utterances of {arguments.split}",
-        "grid": grid_seconds(arguments, formats, groups),
+        "grids": [grid_seconds(arguments, axes) for axes in grids],
         "points": point_seconds(arguments),
         "demo": demo_seconds(arguments),
     }

@@ -1,7 +1,8 @@
-"""An evaluation as a researcher would write it, to be timed beside a grid: plain.py SPLIT LIMIT FORMAT GROUP
+"""An evaluation as a researcher would write it, timed beside a grid: SPLIT LIMIT FORMAT GROUP PART...
 
-Loads the shipped model, quantizes its linear layers, transcribes in batches of 32 with `generate`, and scores
-after Whisper's normaliser. Prints the word error rate, and the seconds after the imports.
+Loads the shipped model, quantizes the linear layers of its encoder, its decoder, or both, transcribes in
+batches of 32 with `generate`, and scores after Whisper's normaliser. Prints the word error rate, and the
+seconds after the imports.
 """
 
 import json
@@ -24,8 +25,8 @@ def main() -> None:
     path = locate("wq:nano")
     processor = WhisperProcessor.from_pretrained(path)
     model = WhisperForConditionalGeneration.from_pretrained(path, dtype=torch.float32).eval()
-    for part in (model.model.encoder.layers, model.model.decoder.layers):
-        for module in part.modules():
+    for part in sys.argv[5:]:
+        for module in model.get_submodule(f"model.{part}.layers").modules():
             if isinstance(module, torch.nn.Linear):
                 module.weight.data = wq.fake_quantize(module.weight.data, format, group=group)
 

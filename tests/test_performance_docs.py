@@ -2,15 +2,12 @@
 
 import json
 
-import pytest
-
 from benchmarks import page
 from tests.conftest import REPOSITORY
 
 DATA = REPOSITORY / "docs" / page.DATA
 
 
-@pytest.mark.skipif(not DATA.is_file(), reason="docs/performance.json is not there: `make bench` writes it")
 def test_the_page_is_made_from_its_data():
     parts = json.loads(DATA.read_text())
     text = (REPOSITORY / "docs" / page.PAGE).read_text()
