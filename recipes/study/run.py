@@ -23,7 +23,8 @@ from tables import read_questions, write_experiment, write_pairs
 from wq.catalogue import conf_dir
 from wq.study.composition import compose
 from wq.study.job import prepare
-from wq.study.results import one_line
+from wq.study.results import Row, one_line
+from wq.study.rows import weight_columns
 from wq.study.scenes import Scene, is_finished, reference_of, scenes
 from wq.study.selection import Selection, of_stores
 from wq.study.tracking import Store, default_uri
@@ -95,38 +96,40 @@ def tabulate(out: Path, name: str, experiments: Sequence[str], settings: Sequenc
     counts, reference = {}, ""
     called: dict[str, str] = {}
     for experiment in experiments:
-        names = points(experiment, settings)
-        reference, *asked = names
-        found = {key: name for key, name in names.items() if key in finished}
+        every = points(experiment, settings)
+        reference, *asked = every
+        found = {key: columns for key, columns in every.items() if key in finished}
         print(f"{name} {experiment}: {len(found.keys() & asked)} of {len(asked)} points", flush=True)
         if reference in found and len(found) > 1:
             counts[experiment] = len(found) - 1, len(asked)
-            called |= {name: key for key, name in found.items()}
+            called |= {columns["point"]: key for key, columns in found.items()}
             write_experiment(out / name, experiment, scene_of(selection, found))
     if not counts:
         raise ValueError(f"the store {default_uri()} has no point of these; run them, without norun=true")
-    others = {key: row["point"] for key, row in finished.items() if reference_of(row) == reference}
-    scene = scene_of(selection, others)
+    scene = scene_of(selection, {key: row for key, row in finished.items() if reference_of(row) == reference})
     write_pairs(out / name, scene, called, read_questions(HERE / "pairs.yaml"))
     write_index(out / name, scene, counts, settings)
 
 
-def points(experiment: str, settings: Sequence[str]) -> dict[str, str]:
-    """The names of an experiment's reference and of its other points, by fingerprint."""
+def points(experiment: str, settings: Sequence[str]) -> dict[str, Row]:
+    """What an experiment calls its reference and its other points: columns, by fingerprint."""
     specs = [
         prepare(config, [], looks_only=True).spec
         for config in compose([f"+experiment={experiment}", *settings])
     ]
-    return {spec.fingerprint: spec.point for spec in (specs[0].reference(), *specs)}
+    return {
+        spec.fingerprint: {"point": spec.point} | weight_columns(spec)
+        for spec in (specs[0].reference(), *specs)
+    }
 
 
-def scene_of(selection: Selection, names: Mapping[str, str]) -> Scene:
+def scene_of(selection: Selection, points: Mapping[str, Row]) -> Scene:
     """These points of the store, which are of one model and test set. They are called as here: another
     experiment that has run one of them may have described it with other words."""
     rows = [
-        row | {"point": names[row["fingerprint"]]}
+        row | points[row["fingerprint"]]
         for row in selection.rows
-        if row.get("fingerprint") in names and is_finished(row)
+        if row.get("fingerprint") in points and is_finished(row)
     ]
     (scene,) = scenes(rows, selection.transcripts)
     return scene
