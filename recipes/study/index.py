@@ -18,6 +18,7 @@ SETS = {
 }
 FOLDERS = {"model.path": "DIR/checkpoint", "dataset.path": "DIR/speech"}  # of the set `real`
 SENSITIVITY = ("format=int4,int3,nvfp4", "limit=64")  # role by role, on the first utterances
+MEMORY, BATCHES = "kv_cache_memory.csv", ("batch=1,8,32", "tokens=16,60")  # of the points of kv_cache
 COUNTS = ("experiment", "finished", "points")
 
 
@@ -55,6 +56,15 @@ def write_index(
         f"python -m wq.main -m +experiment=NAME {' '.join(without_paths(settings))}",
         "```",
     ]
+    if (directory / MEMORY).exists():
+        lines += [
+            "",
+            f"[{MEMORY}]({MEMORY}) has the bytes of weights, keys and values, and activations, by formula:",
+            "",
+            "```",
+            f"wq memory +experiment=kv_cache {' '.join((*without_paths(settings), *BATCHES))}",
+            "```",
+        ]
     if (directory / "sensitivity.csv").exists():
         lines += [
             "",

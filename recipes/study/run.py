@@ -17,7 +17,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from index import SENSITIVITY, write_index
+from index import BATCHES, MEMORY, SENSITIVITY, write_index
 from tables import read_questions, write_experiment, write_pairs
 
 from wq.catalogue import conf_dir
@@ -89,6 +89,13 @@ def run_sensitivity(directory: Path, settings: Sequence[str]) -> None:
             shutil.copy(place / f"sensitivity.{ending}", directory)
 
 
+def write_memory(directory: Path, settings: Sequence[str]) -> None:
+    """`kv_cache_memory.csv`: what the points of kv_cache take, by formula, over batch and tokens."""
+    file = f"csv={directory / MEMORY}"
+    command = ["-m", "wq", "memory", "+experiment=kv_cache", *settings, *BATCHES, file]
+    subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL)
+
+
 def tabulate(out: Path, name: str, experiments: Sequence[str], settings: Sequence[str]) -> None:
     """The tables of these experiments, as far as the store has their points; the pairs, and the index."""
     selection = of_stores([Store(default_uri(), "wq")])
@@ -104,6 +111,8 @@ def tabulate(out: Path, name: str, experiments: Sequence[str], settings: Sequenc
             counts[experiment] = len(found) - 1, len(asked)
             called |= {columns["point"]: key for key, columns in found.items()}
             write_experiment(out / name, experiment, scene_of(selection, found))
+    if "kv_cache" in counts:
+        write_memory(out / name, settings)
     if not counts:
         raise ValueError(f"the store {default_uri()} has no point of these; run them, without norun=true")
     scene = scene_of(selection, {key: row for key, row in finished.items() if reference_of(row) == reference})
