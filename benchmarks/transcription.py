@@ -24,17 +24,18 @@ from benchmarks.measuring import Data, keep, medians, options, table
 from benchmarks.rivals import TRANSCRIBERS, WHISPER_CPP, agreeing, in_batches, transcribers
 from wq.whisper.features import log_mel
 from wq.whisper.greedy import FRAMES_AT_ONCE, encode
-from wq.whisper.onednn import QUERIES_AT_ONCE, OneDNN, fast_products
+from wq.whisper.onednn import QUERIES_AT_ONCE, OneDNN, fast_products, packed_weights
 
 
 def transcription(name: str, case: Case, batch: int, arguments: Namespace) -> Data:
     """Seconds of everybody, and how many utterances each transcribes as we do."""
     found, missing = transcribers(case, batch, arguments.threads)
-    rows = {rival: in_batches(call, case.audios, batch) for rival, call in found.items()}
-    seconds = medians(
-        {rival: lambda call=call: in_batches(call, case.audios, batch) for rival, call in found.items()},
-        arguments.rounds,
-    )
+    with packed_weights(case.model.model.decoder, case.model.proj_out):  # once for all batches, as in wq
+        rows = {rival: in_batches(call, case.audios, batch) for rival, call in found.items()}
+        seconds = medians(
+            {rival: lambda call=call: in_batches(call, case.audios, batch) for rival, call in found.items()},
+            arguments.rounds,
+        )
     return {
         "model": name,
         "batch": batch,

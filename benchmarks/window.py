@@ -16,6 +16,7 @@ from benchmarks.cases import nano, random_weights
 from wq.whisper.decode import SAMPLING_RATE
 from wq.whisper.features import log_mel
 from wq.whisper.greedy import decode_greedily, encode_rows
+from wq.whisper.onednn import packed_weights
 
 
 def main() -> None:
@@ -25,7 +26,7 @@ def main() -> None:
     case = nano(1) if size == "nano" else random_weights(size, 1)
     load_seconds = time.perf_counter() - started
     rounds = []
-    with torch.inference_mode():
+    with torch.inference_mode(), packed_weights(case.model.model.decoder, case.model.proj_out):
         for _ in range(4):
             clock = [time.perf_counter()]
             features = log_mel(case.extractor, case.audios)

@@ -1,6 +1,6 @@
 """Our greedy decoding against transformers' `generate`, token for token, good points and very bad ones."""
 
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from types import SimpleNamespace
 
 import pytest
@@ -12,12 +12,13 @@ from tests.conftest import REAL, plan
 from tests.whisper.test_decode import MOST_NEAR_TIES, count_near_ties, run
 from wq.study.config import DatasetConfig
 from wq.study.datasets import load_speech
+from wq.whisper import onednn
 from wq.whisper.decode import SAMPLING_RATE, token_limit
 from wq.whisper.features import log_mel
 from wq.whisper.greedy import Batch, decode_greedily, decoding_rules, encode_rows
 from wq.whisper.layers import select, walk
 from wq.whisper.model import load
-from wq.whisper.onednn import OneDNN, attention
+from wq.whisper.onednn import OneDNN, attention, packed_weights
 from wq.whisper.quantize import quantized_weights
 
 BATCH_SIZES = (1, 7, 64)
@@ -252,6 +253,33 @@ def test_linear_layers_are_the_same_through_onednn(shape, bias, dtype):
         with OneDNN():
             found = layer(value)
         torch.testing.assert_close(found, F.linear(value, layer.weight, layer.bias), msg=name)
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(40, 24), (256, 1133), (1536, 384)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_packed_weights_give_the_same_bits(inputs, outputs, bias):
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(inputs, outputs, bias=bias).requires_grad_(False)
+    x = torch.randn(65, inputs)
+    with OneDNN():
+        whole = layer(x)
+        with packed_weights(layer):
+            assert "packed" in vars(layer.weight)
+            for rows in (1, 2, 3, 7, 32, 65):
+                assert torch.equal(layer(x[:rows]), whole[:rows]), rows
+
+
+def test_weights_are_packed_for_a_while_and_within_bounds(monkeypatch):
+    layers = torch.nn.Sequential(*(torch.nn.Linear(8, 8, bias=False) for _ in range(3)))
+    with suppress(KeyError), packed_weights(layers.requires_grad_(False)):
+        assert all("packed" in vars(layer.weight) for layer in layers)
+        raise KeyError
+    assert not any("packed" in vars(layer.weight) for layer in layers)
+    monkeypatch.setattr(onednn, "MOST_PACKED", 2 * 8 * 8 * 4)
+    with packed_weights(layers):
+        assert ["packed" in vars(layer.weight) for layer in layers] == [True, True, False]
+    with packed_weights(layers.to(torch.bfloat16)):
+        assert not any("packed" in vars(layer.weight) for layer in layers)
 
 
 @pytest.mark.parametrize(("queries", "keys"), [(512, 512), (600, 40), (513, 700)])

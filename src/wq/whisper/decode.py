@@ -23,6 +23,7 @@ from wq.whisper.hearing import SAMPLING_RATE, Hearing
 from wq.whisper.kept import Kept
 from wq.whisper.kv_cache import KVQuantizer
 from wq.whisper.model import Whisper
+from wq.whisper.onednn import packed_weights
 
 # Of drafted tokens, so far: with fewer, rows that go on in small batches cost more than drafts save. Measured
 # on the shipped model, where 0.93 (int4) breaks even
@@ -139,16 +140,18 @@ def transcribe(
     NonFiniteUtterance where NaN or Inf comes up in what the model computes.
     """
     place = place or Place()
+    model = whisper.model
     limit = token_limit(whisper, max_new_tokens)
-    rules = decoding_rules(whisper.model, language if whisper.is_multilingual else None, limit)
+    rules = decoding_rules(model, language if whisper.is_multilingual else None, limit)
     hearing = Hearing(whisper, read, place, kept)
-    is_draftable = can_draft(whisper.model, kv_cache)
+    is_draftable = can_draft(model, kv_cache)
     done: dict[int, Transcript] = {}
     result = Transcription()
     # disable=None: silent where there is no terminal, as under Slurm and CI
-    with tqdm(
-        total=len(order), unit="utt", desc=task, disable=None, mininterval=0.5, leave=False
-    ) as progress:
+    with (
+        packed_weights(model.model.decoder, model.proj_out),
+        tqdm(total=len(order), unit="utt", desc=task, disable=None, mininterval=0.5, leave=False) as progress,
+    ):
         for first in range(0, len(order), batch_size):
             indices = order[first : first + batch_size]
             if drafts and is_draftable:
@@ -159,10 +162,10 @@ def transcribe(
             try:
                 if drafts and is_draftable and result.accepted_tokens >= HOLDING * result.drafted_tokens:
                     given = [drafts[index] for index in indices]
-                    rows = decode_drafted(whisper.model, states, given, rules, kv_cache, place)
+                    rows = decode_drafted(model, states, given, rules, kv_cache, place)
                     result.drafted_utterances += len(rows)
                 else:
-                    rows = decode_greedily(whisper.model, states, len(indices), rules, kv_cache, place)
+                    rows = decode_greedily(model, states, len(indices), rules, kv_cache, place)
             except NonFiniteRow as error:
                 raise NonFiniteUtterance(place.utterances[error.row], error) from None
             result.decode_seconds += time.perf_counter() - started - states.seconds
