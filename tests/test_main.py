@@ -335,10 +335,18 @@ def test_help_lists_what_can_be_chosen(wq: Run):
     assert unknown.stderr.startswith("error: wq raport is no command; choose one of")
 
 
-@pytest.mark.parametrize("arguments", ["--help", "size --help", "size details=true"])
-def test_nobody_has_to_read_to_the_end(arguments: str):
+@pytest.mark.parametrize("arguments", ["--help", "size --help", "size details=true", "run limit=2"])
+def test_nobody_has_to_read_to_the_end(arguments: str, tmp_path: Path):
     command = f"{sys.executable} -m wq {arguments} | true; exit ${{PIPESTATUS[0]}}"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        ["bash", "-c", command],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert done.returncode == 0
     for told in ("error: ", "Broken pipe", "Traceback"):  # libraries may warn of things of theirs
         assert told not in done.stderr

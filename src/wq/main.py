@@ -34,7 +34,7 @@ def run(config: Config, directory: Path, overrides: list[str]) -> None:
 
     job = prepare(config, overrides)
     # After it, as they import torch: what is wrong with the configuration is said before
-    from wq.study import evaluation, expected, progress, report, results, reuse
+    from wq.study import evaluation, expected, grid, progress, report, results, reuse
 
     tell_ignored(job.spec)
     reuse.here.expect(job.spec)  # before its reference, which may leave something for it
@@ -44,12 +44,12 @@ def run(config: Config, directory: Path, overrides: list[str]) -> None:
     if reference:
         results.write_row(directory / results.REFERENCE, reference.row)
         if not reference.reused:
-            print(report.format_line(reference.row))
+            grid.say(report.format_line(reference.row))
     outcome = evaluation.obtain(job, directory, reference)
     job.store.connection.tell_failure(sweep or directory)
     for notice in evaluation.notices(outcome.row):
         print(f"{job.spec.point}: {notice}", file=sys.stderr)
-    print(report.format_line(outcome.row) + ("  (from the store)" if outcome.reused else ""))
+    grid.say(report.format_line(outcome.row) + ("  (from the store)" if outcome.reused else ""))
     if not sweep:  # a grid looks at all of its points when they have ended
         for error in expected.unexpected([outcome.row], config.expect_wer):
             raise error

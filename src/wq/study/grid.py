@@ -89,18 +89,25 @@ def told(directory: Path | None = None) -> Iterator[None]:
     follows a grid."""
     try:
         yield
-        sys.stdout.flush()
+        say()
     except Exception as error:
         from wq.study.results import one_line, write_failure
 
-        if isinstance(error, BrokenPipeError):  # who read the output has gone: what follows is for nobody
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            if directory is None:
-                return
+        if isinstance(error, BrokenPipeError) and directory is None:
+            say()
+            return
         failures.append(error)
         print(f"error: {one_line(error)}", file=sys.stderr)
         if directory:
             write_failure(directory, error)
+
+
+def say(*texts: str) -> None:
+    """Print at once. Where who read the output has gone, it is for nobody, and the work goes on."""
+    try:
+        print(*texts, sep="\n", end="\n" if texts else "", flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def run_application(application: Callable[[], None]) -> None:
@@ -226,10 +233,10 @@ def finish(sweep: Sweep, status: str) -> None:
     written = None
     try:
         if rows:
-            print(format_table(selection))
+            say(format_table(selection))
         if len(rows) > len(selection.unfinished):
             written = write_report(selection, sweep.directory, "wq grid")
-            print("\n".join(map(str, written.paths)))
+            say(*map(str, written.paths))
     finally:
         if sweep.parent_run:
             with sweep.store.connection.spared():
