@@ -4,7 +4,8 @@
 
 A grid is one command, as anybody would type it: 16 points and their reference. The separate evaluations are
 16 calls of `benchmarks/plain.py`, a script with `generate` as a researcher would write it; both from the
-start of Python to the end, on the same speech, and both must give the same word error rates. The points are
+start of Python to the end, on the same speech, and both must give the same word error rates. A grid runs in
+one process with all cores, and again in one process for each (hydra/launcher=joblib). The points are
 jobs of one process, one after the other, each timed from its configuration to its record in the store.
 """
 
@@ -26,6 +27,7 @@ GRIDS = (
     {"format": FORMATS, "group": ("32", "128"), "roles": (BOTH, DECODER)},
 )
 QUICK = ({"format": FORMATS[:1], "group": ("32",), "roles": (BOTH, DECODER)},)
+LAUNCHERS = {"basic": "one process, s", "joblib": "one for each core, s"}
 DEMO = ("format=int4,nvfp4", "group=32,128")
 # Jobs of one process, in this order: what each of them finds that those before it have left
 POINTS = {
@@ -39,21 +41,25 @@ PLAIN = Path(__file__).with_name("plain.py")
 
 
 def grid_seconds(arguments: Namespace, axes: Mapping[str, Sequence[str]]) -> Data:
-    """One command for all points, against one command for each: seconds, and how many rates agree."""
+    """One command for all points, in one process and in several, against one command for each: seconds, and
+    how many rates agree."""
     limit = [f"limit={arguments.limit}"] if arguments.limit else []
     split = f"dataset.split={arguments.split}"
     points = list(product(axes["format"], axes["group"], axes["roles"]))
-    wholes, separates, inside = [], [], []
+    settings = [*(f"{key}={','.join(values)}" for key, values in axes.items()), split, *limit]
+    wholes: dict[str, list[float]] = {launcher: [] for launcher in LAUNCHERS}
+    rates: dict[str, dict[tuple[str, ...], float]] = {}
+    separates, inside = [], []
     for _ in range(arguments.rounds):
-        with tempfile.TemporaryDirectory() as name:
-            settings = [*(f"{key}={','.join(values)}" for key, values in axes.items()), split, *limit]
-            command = [sys.executable, "-m", "wq.main", "-m", *settings]
-            wholes.append(run(command, Path(name), arguments.threads))
-            rates = {
-                (row["format"], str(row["group"]), f"[{row['roles'].replace('+', ',')}]"): row["wer"]
-                for path in Path(name).glob("multirun/*/*/*/result.json")
-                for row in [json.loads(path.read_text())]
-            }
+        for launcher, seconds in wholes.items():
+            with tempfile.TemporaryDirectory() as name:
+                command = [sys.executable, "-m", "wq.main", "-m", f"hydra/launcher={launcher}", *settings]
+                seconds.append(run(command, Path(name), arguments.threads).seconds)
+                rates[launcher] = {
+                    (row["format"], str(row["group"]), f"[{row['roles'].replace('+', ',')}]"): row["wer"]
+                    for path in Path(name).glob("multirun/*/*/*/result.json")
+                    for row in [json.loads(path.read_text())]
+                }
         plain = [sys.executable, str(PLAIN), arguments.split, str(arguments.limit or 0)]
         found = []
         for format, group, roles in points:
@@ -63,11 +69,14 @@ def grid_seconds(arguments: Namespace, axes: Mapping[str, Sequence[str]]) -> Dat
             found.append((used, json.loads(used.output.splitlines()[-1])))
         separates.append(sum(used.seconds for used, _ in found))
         inside.append(sum(each["seconds"] for _, each in found))
-    same = sum(abs(rates[point] - each["wer"]) < 1e-9 for point, (_, each) in zip(points, found, strict=True))
+    same = sum(
+        all(abs(rates[launcher][point] - each["wer"]) < 1e-9 for launcher in LAUNCHERS)
+        for point, (_, each) in zip(points, found, strict=True)
+    )
     return {
         "settings": settings[: len(axes)],
         "points": len(points),
-        "seconds": median(used.seconds for used in wholes),
+        "seconds": {launcher: median(seconds) for launcher, seconds in wholes.items()},
         "separate_seconds": median(separates),
         "separate_seconds_after_imports": median(inside),
         "same_rates": same,
@@ -117,15 +126,25 @@ def section(results: Data) -> str:
             "score; no size, no intervals, no store, no report). Where encoder and decoder are both "
             "quantized every point runs an encoder of its own; points of the decoder alone share one.",
             table(
-                ["grid", "points", "separate, s", "after imports, s", "one grid, s", "ratio", "same WER"],
+                [
+                    *("grid", "points", "separate, s", "after imports, s"),
+                    *(head for column in LAUNCHERS.values() for head in (column, "ratio")),
+                    "same WER",
+                ],
                 [
                     [
                         f"`{' '.join(grid['settings'])}`",
                         str(grid["points"]),
                         f"{grid['separate_seconds']:.0f}",
                         f"{grid['separate_seconds_after_imports']:.0f}",
-                        f"{grid['seconds']:.0f}",
-                        f"{grid['seconds'] / grid['separate_seconds']:.2f}",
+                        *(
+                            cell
+                            for launcher in LAUNCHERS
+                            for cell in (
+                                f"{grid['seconds'][launcher]:.0f}",
+                                f"{grid['seconds'][launcher] / grid['separate_seconds']:.2f}",
+                            )
+                        ),
                         f"{grid['same_rates']} of {grid['points']}",
                     ]
                     for grid in grids
