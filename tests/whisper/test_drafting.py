@@ -38,7 +38,7 @@ LIMIT = 24
 
 @pytest.fixture(autouse=True)
 def _all_drafts_are_tried(monkeypatch):
-    monkeypatch.setattr(decode, "HOLDING", 0.0)
+    monkeypatch.setattr(decode, "MIN_ACCEPTED", 0.0)
 
 
 def run(whisper, speech, order, batch_size, **options):
@@ -264,7 +264,7 @@ def test_scales_over_several_tokens_and_inexact_arithmetic_fall_back_to_plain_de
 
 
 def test_drafts_that_do_not_hold_are_left_alone(nano, commands, monkeypatch):
-    monkeypatch.setattr(decode, "HOLDING", 0.95)
+    monkeypatch.setattr(decode, "MIN_ACCEPTED", 0.95)
     plain = run(nano, commands, range(6), 2)
     right = tokens_of(plain)
     wrong = [(tokens[0] + 1, *tokens[1:]) for tokens in right]

@@ -149,7 +149,7 @@ def transcribed(
             language=spec.decoding_language or spec.language,
             kv_cache=kv_cache,
             drafts=drafts and pieces.drafts(drafts),
-            kept=reuse.here.kept_for(job),
+            cached=reuse.here.rows_for(job),
         )
     except NonFiniteUtterance as error:
         error.index = pieces.pieces[error.index].utterance

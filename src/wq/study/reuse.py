@@ -18,7 +18,7 @@ from wq.whisper.roles import is_decoders
 from wq.whisper.schemes import Assignment, assign, by_role
 
 if TYPE_CHECKING:
-    from wq.whisper.kept import Kept, Shelves
+    from wq.whisper.row_cache import CachedRows, RowCaches
 
 Q = TypeVar("Q")
 
@@ -88,7 +88,7 @@ class Reuse:
     """What this process keeps, and for whom: `coming` says by fingerprint what the points to come read."""
 
     def __init__(self) -> None:
-        self.shelves: Shelves | None = None
+        self.caches: RowCaches | None = None
         self.coming: dict[str, Reads] = {}
 
     def expect(self, spec: Spec) -> None:
@@ -98,23 +98,23 @@ class Reuse:
         """The point is running, or has its results: nothing need be kept for it any more."""
         self.coming.pop(spec.fingerprint, None)
 
-    def kept_for(self, job: Job) -> "Kept | None":
+    def rows_for(self, job: Job) -> "CachedRows | None":
         """What is there for a job, and what it shall leave; everything that nobody will ask for goes."""
         config = job.config
         if not config.reuse:
             return None
-        from wq.whisper.kept import Kept, Shelves  # torch; who but plans a grid needs none
+        from wq.whisper.row_cache import CachedRows, RowCaches  # torch; who but plans a grid needs none
 
         # On a GPU the last bits of a row may depend on the other rows of its batch
         place = (config.device, None if config.device == "cpu" else config.batch_size)
         wanted = {(key, place) for each in self.coming.values() for key in each}
         own = [(key, place) for key in reads(job.spec)]
         memory = config.reuse_limit * MEGABYTE // int(os.environ.get(PROCESSES, "1"))
-        self.shelves = shelves = self.shelves or Shelves(memory)
-        shelves.memory = memory
-        shelves.clear_all_but(wanted.union(own))
-        useful = wanted | shelves.by_key.keys()
-        return Kept(shelves, *(shelves.shelf(key) if key in useful else None for key in own))
+        self.caches = caches = self.caches or RowCaches(memory)
+        caches.memory = memory
+        caches.clear_all_but(wanted.union(own))
+        useful = wanted | caches.by_key.keys()
+        return CachedRows(caches, *(caches.of(key) if key in useful else None for key in own))
 
 
 here = Reuse()

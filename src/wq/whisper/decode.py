@@ -17,17 +17,17 @@ from tqdm import tqdm
 
 from wq.numerics.fake_quant import NonFiniteError
 from wq.whisper.drafting import can_draft, count_accepted, decode_drafted
+from wq.whisper.encoder_states import SAMPLING_RATE, EncoderStates
 from wq.whisper.finite import NonFiniteRow
 from wq.whisper.greedy import Place, decode_greedily, decoding_rules
-from wq.whisper.hearing import SAMPLING_RATE, Hearing
-from wq.whisper.kept import Kept
 from wq.whisper.kv_cache import KVQuantizer
 from wq.whisper.model import Whisper
 from wq.whisper.onednn import packed_weights
+from wq.whisper.row_cache import CachedRows
 
 # Of drafted tokens, so far: with fewer, rows that go on in small batches cost more than drafts save. Measured
 # on the shipped model, where 0.93 (int4) breaks even
-HOLDING = 0.95
+MIN_ACCEPTED = 0.95
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def transcribe(
     language: str = "en",
     kv_cache: KVQuantizer | None = None,
     drafts: Sequence[Sequence[int]] | None = None,
-    kept: Kept | None = None,
+    cached: CachedRows | None = None,
     place: Place | None = None,
     task: str = "transcribe",
 ) -> Transcription:
@@ -132,9 +132,9 @@ def transcribe(
     transcripts come back in the order of i. Audio beyond the model's window is cut off and counted. The
     language is for multilingual checkpoints. With kv_cache, keys and values are rounded as they are stored.
     `drafts` are what a similar model wrote, in tokens as a `Transcript` has them: where `can_draft`, and as
-    long as most of them hold, they save time; they never change a transcript. `kept` are features and states
-    that need not be computed again, and where those computed here are put. `place` is kept up to date; `task`
-    is the progress bar's.
+    long as most of them hold, they save time; they never change a transcript. `cached` are features and
+    states that need not be computed again, and where those computed here are put. `place` is kept up to date;
+    `task` is the progress bar's.
 
     Raises ValueError where max_new_tokens does not fit, or the checkpoint does not know the language;
     NonFiniteUtterance where NaN or Inf comes up in what the model computes.
@@ -143,7 +143,7 @@ def transcribe(
     model = whisper.model
     limit = token_limit(whisper, max_new_tokens)
     rules = decoding_rules(model, language if whisper.is_multilingual else None, limit)
-    hearing = Hearing(whisper, read, place, kept)
+    encoder = EncoderStates(whisper, read, place, cached)
     is_draftable = can_draft(model, kv_cache)
     done: dict[int, Transcript] = {}
     result = Transcription()
@@ -157,10 +157,10 @@ def transcribe(
             if drafts and is_draftable:
                 indices = sorted(indices, key=lambda index: -len(drafts[index]))
             place.batch = indices
-            states = Clocked(hearing.states(indices))
+            states = Clocked(encoder.states(indices))
             started = time.perf_counter()
             try:
-                if drafts and is_draftable and result.accepted_tokens >= HOLDING * result.drafted_tokens:
+                if drafts and is_draftable and result.accepted_tokens >= MIN_ACCEPTED * result.drafted_tokens:
                     given = [drafts[index] for index in indices]
                     rows = decode_drafted(model, states, given, rules, kv_cache, place)
                     result.drafted_utterances += len(rows)
@@ -173,10 +173,10 @@ def transcribe(
                 if drafts:
                     result.drafted_tokens += len(drafts[index])
                     result.accepted_tokens += count_accepted(drafts[index], row)
-                done[index] = as_transcript(whisper, row, hearing.samples[index], hearing.window)
+                done[index] = as_transcript(whisper, row, encoder.samples[index], encoder.window)
             progress.update(len(indices))
     result.transcripts = [done[index] for index in range(len(order))]
-    result.features_seconds, result.encode_seconds = hearing.seconds["features"], hearing.seconds["encode"]
+    result.features_seconds, result.encode_seconds = encoder.seconds["features"], encoder.seconds["encode"]
     return result
 
 

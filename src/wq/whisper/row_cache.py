@@ -17,7 +17,7 @@ DISK_SHARE = 0.5
 
 
 class Spilled(NamedTuple):
-    """Where a row lies in its shelf's file, and what it is."""
+    """Where a row lies in its cache's file, and what it is."""
 
     offset: int
     shape: torch.Size
@@ -25,7 +25,7 @@ class Spilled(NamedTuple):
 
 
 @dataclass
-class Shelf:
+class RowCache:
     """Rows by the number of their utterance, each with the samples of the utterance's audio."""
 
     rows: dict[int, Tensor | Spilled] = field(default_factory=dict)
@@ -69,54 +69,54 @@ def _bytes_of(row: Tensor) -> memoryview:
     return memoryview(row.view(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
 
 
-class Shelves:
-    """Shelves by key, the one that was asked for last at the end.
+class RowCaches:
+    """Row caches by key, the one that was asked for last at the end.
 
     memory   bytes of all their rows together; what comes beyond goes to files
-    disk     bytes of those files; None is half of what is free there. Beyond, the shelf whose use is longest
+    disk     bytes of those files; None is half of what is free there. Beyond, the cache whose use is longest
              ago is cleared, and where there is no other nothing more is kept
     """
 
     def __init__(self, memory: int, disk: int | None = None) -> None:
         self.memory, self.disk = memory, disk
-        self.by_key: dict[Hashable, Shelf] = {}
+        self.by_key: dict[Hashable, RowCache] = {}
 
-    def shelf(self, key: Hashable) -> Shelf:
-        self.by_key[key] = self.by_key.pop(key, None) or Shelf()
+    def of(self, key: Hashable) -> RowCache:
+        self.by_key[key] = self.by_key.pop(key, None) or RowCache()
         return self.by_key[key]
 
     @property
     def in_memory(self) -> int:
-        return sum(shelf.in_memory for shelf in self.by_key.values())
+        return sum(cache.in_memory for cache in self.by_key.values())
 
     @property
     def on_disk(self) -> int:
-        return sum(shelf.on_disk for shelf in self.by_key.values())
+        return sum(cache.on_disk for cache in self.by_key.values())
 
-    def keep(self, shelf: Shelf, index: int, row: Tensor, samples: int) -> None:
-        """Put a copy of the row on the shelf, if there is room for it."""
-        if index in shelf.rows:
+    def keep(self, cache: RowCache, index: int, row: Tensor, samples: int) -> None:
+        """Put a copy of the row in the cache, if there is room for it."""
+        if index in cache.rows:
             return
         row = row.detach().to("cpu", copy=True).contiguous()
-        while not self._has_room(shelf, index, row):
+        while not self._has_room(cache, index, row):
             oldest = next(
-                (key for key, other in self.by_key.items() if other is not shelf and other.rows), None
+                (key for key, other in self.by_key.items() if other is not cache and other.rows), None
             )
             if oldest is None:
                 return
             self.by_key.pop(oldest).clear()
-        shelf.samples[index] = samples
+        cache.samples[index] = samples
 
-    def _has_room(self, shelf: Shelf, index: int, row: Tensor) -> bool:
-        """Whether the row is now on the shelf."""
+    def _has_room(self, cache: RowCache, index: int, row: Tensor) -> bool:
+        """Whether the row is now in the cache."""
         if self.in_memory + row.nbytes <= self.memory:
-            shelf.rows[index] = row
-            shelf.in_memory += row.nbytes
+            cache.rows[index] = row
+            cache.in_memory += row.nbytes
             return True
         if self.on_disk + row.nbytes > self._disk_limit():
             return False
         try:
-            shelf.spill(index, row)
+            cache.spill(index, row)
         except OSError:  # full, or not to be written to: what is not kept is computed again
             self.disk = self.on_disk
             return False
@@ -137,7 +137,7 @@ class Shelves:
 
 
 @dataclass(frozen=True)
-class Kept:
+class CachedRows:
     """What earlier transcriptions of the same utterances have left and this one may use, and leaves for later
     ones; None is not to be kept.
 
@@ -145,6 +145,6 @@ class Kept:
     states     the states of an encoder that gives the very same ones
     """
 
-    shelves: Shelves
-    features: Shelf | None = None
-    states: Shelf | None = None
+    caches: RowCaches
+    features: RowCache | None = None
+    states: RowCache | None = None
