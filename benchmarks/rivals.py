@@ -1,26 +1,32 @@
-"""Ways from audio to greedy tokens, or text, on the same weights: each a function of a batch of audios.
+"""Ways from audio to greedy tokens, or text, on the same weights: each a function of batches of audios.
 
-transformers' `generate` and pipeline come with wq; faster-whisper with the extra `bench`.
+transformers' `generate` and pipeline come with wq; faster-whisper with the extra `bench`. Each has a
+process of its own: once CTranslate2 has computed in one, torch takes up to twice as long there.
 """
 
 # pyright: reportMissingImports=false
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, contextmanager
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import pipeline as make_pipeline
+from transformers.utils import logging
 
 from benchmarks.cases import Case
 from wq.whisper.decode import SAMPLING_RATE
 from wq.whisper.features import log_mel
 from wq.whisper.greedy import decode_greedily, encode_rows
+from wq.whisper.onednn import packed_weights
 
-Rows = list[list[int]] | list[str]
-Transcriber = Callable[[list[np.ndarray]], Rows]
-
+Rows = list[Any]  # ids, or a text, for each audio
+Batches = list[list[np.ndarray]]
+Transcriber = Callable[[Batches], Rows]
 
 WHISPER_CPP = (
     "whisper.cpp (pywhispercpp): it knows the special tokens by OpenAI's numbers, 50256 and on, and the "
@@ -35,9 +41,13 @@ class Unavailable(Exception):
 def ours(case: Case, batch: int, threads: int) -> Transcriber:
     model = case.model
 
-    def transcribe(audios: list[np.ndarray]) -> Rows:
-        states = encode_rows(model, log_mel(case.extractor, audios).to(model.device))
-        return decode_greedily(model, states, len(audios), case.rules)
+    def transcribe(batches: Batches) -> Rows:
+        rows = []
+        with torch.inference_mode(), packed_weights(model.model.decoder, model.proj_out):
+            for audios in batches:
+                states = encode_rows(model, log_mel(case.extractor, audios).to(model.device))
+                rows += decode_greedily(model, states, len(audios), case.rules)
+        return rows
 
     return transcribe
 
@@ -52,7 +62,7 @@ def generate(case: Case, batch: int, threads: int) -> Transcriber:
         )
         return ids.tolist()
 
-    return transcribe
+    return in_batches(transcribe)
 
 
 def greedy(case: Case) -> dict[str, Any]:
@@ -72,7 +82,7 @@ def pipeline(case: Case, batch: int, threads: int) -> Transcriber:
         found: Any = recogniser(recordings, generate_kwargs=greedy(case))
         return [each["text"] for each in found]
 
-    return transcribe
+    return in_batches(transcribe)
 
 
 def faster_whisper(case: Case, batch: int, threads: int) -> Transcriber:
@@ -108,7 +118,7 @@ def faster_whisper(case: Case, batch: int, threads: int) -> Transcriber:
         )
         return [each.sequences_ids[0] for each in found]
 
-    return transcribe
+    return in_batches(transcribe)
 
 
 TRANSCRIBERS: dict[str, Callable[[Case, int, int], Transcriber]] = {
@@ -138,21 +148,48 @@ def agreeing(case: Case, found: Rows, expected: Rows) -> int:
     return sum(same(one, other) for one, other in zip(found, expected, strict=True))
 
 
-def transcribers(case: Case, batch: int, threads: int) -> tuple[dict[str, Transcriber], dict[str, str]]:
-    """Everything that can transcribe this case by its name, and why the others cannot."""
+def in_batches(transcribe: Callable[[list[np.ndarray]], Rows]) -> Transcriber:
+    def transcribe_all(batches: Batches) -> Rows:
+        return [row for audios in batches for row in transcribe(audios)]
+
+    return transcribe_all
+
+
+@contextmanager
+def transcribers(
+    make_case: Callable[[], Case], batch: int, threads: int, device: str
+) -> Iterator[tuple[dict[str, Transcriber], dict[str, str]]]:
+    """Everything that can transcribe this case by its name, each in a process of its own, and why the others
+    cannot."""
     found: dict[str, Transcriber] = {}
     missing: dict[str, str] = {}
-    for name, make in TRANSCRIBERS.items():
-        try:
-            found[name] = make(case, batch, threads)
-        except Unavailable as reason:
-            missing[name] = str(reason)
-    return found, missing
+    with ExitStack() as stack:
+        for name in TRANSCRIBERS:
+            process = stack.enter_context(ProcessPoolExecutor(1, get_context("spawn")))
+            reason = process.submit(prepare, name, make_case, batch, threads, device).result()
+            if reason:
+                missing[name] = reason
+            else:
+                found[name] = lambda batches, process=process: process.submit(transcribe, batches).result()
+        yield found, missing
 
 
-def in_batches(transcribe: Transcriber, audios: list[np.ndarray], batch: int) -> Rows:
-    rows: list[Any] = []
-    with torch.inference_mode():
-        for first in range(0, len(audios), batch):
-            rows += transcribe(audios[first : first + batch])
-    return rows
+# Of this process, once it is prepared
+_transcriber: list[Transcriber] = []
+
+
+def prepare(name: str, make_case: Callable[[], Case], batch: int, threads: int, device: str) -> str | None:
+    """Make this process one that can `transcribe`. Returns why it cannot."""
+    torch.set_num_threads(threads)
+    logging.set_verbosity_error()
+    case = make_case()
+    case.model.to(device)  # type: ignore[arg-type]  # its stub knows no names of devices
+    try:
+        _transcriber.append(TRANSCRIBERS[name](case, batch, threads))
+    except Unavailable as reason:
+        return str(reason)
+    return None
+
+
+def transcribe(batches: Batches) -> Rows:
+    return _transcriber[0](batches)

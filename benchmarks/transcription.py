@@ -3,38 +3,39 @@
     python -m benchmarks.transcription [--rounds 5] [--batches 1 8 32] [--models nano tiny] [--device cpu]
 
 Audio seconds per second (RTFx), features included, reading of files not: the median over rounds in which all
-run in turn, so that whatever else the machine does hits all alike. `nano` is the shipped model on the clean
-split of the shipped speech; `tiny` has the shape of Whisper tiny.en, random weights and a forced length, and
-hears noise of 30 s. The second table compares the encoder with its matrix products alone: the same shapes
-multiplied by whichever of torch's two libraries is faster, with nothing between them.
+run in turn, each in a process of its own, so that whatever else the machine does hits all alike. `nano` is the
+shipped model on the clean split of the shipped speech; `tiny` has the shape of Whisper tiny.en, random weights
+and a forced length, and hears noise of 30 s. The second table compares the encoder with its matrix products
+alone: the same shapes multiplied by whichever of torch's two libraries is faster, with nothing between them.
 """
 
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import altair
 import torch
 from torch.nn import functional as F
 from transformers import WhisperForConditionalGeneration
-from transformers.utils import logging
 
 from benchmarks.cases import Case, nano, random_weights
 from benchmarks.measuring import Data, keep, medians, options, table
-from benchmarks.rivals import TRANSCRIBERS, WHISPER_CPP, agreeing, in_batches, transcribers
+from benchmarks.rivals import TRANSCRIBERS, WHISPER_CPP, agreeing, transcribers
 from wq.whisper.features import log_mel
 from wq.whisper.greedy import FRAMES_AT_ONCE, encode
-from wq.whisper.onednn import QUERIES_AT_ONCE, OneDNN, fast_products, packed_weights
+from wq.whisper.onednn import QUERIES_AT_ONCE, OneDNN, fast_products
 
 
-def transcription(name: str, case: Case, batch: int, arguments: Namespace) -> Data:
+def transcription(
+    name: str, make_case: Callable[[], Case], case: Case, batch: int, arguments: Namespace
+) -> Data:
     """Seconds of everybody, and how many utterances each transcribes as we do."""
-    found, missing = transcribers(case, batch, arguments.threads)
-    with packed_weights(case.model.model.decoder, case.model.proj_out):  # once for all batches, as in wq
-        rows = {rival: in_batches(call, case.audios, batch) for rival, call in found.items()}
+    batches = [case.audios[first : first + batch] for first in range(0, len(case.audios), batch)]
+    with transcribers(make_case, batch, arguments.threads, arguments.device) as (found, missing):
+        rows = {rival: call(batches) for rival, call in found.items()}
         seconds = medians(
-            {rival: lambda call=call: in_batches(call, case.audios, batch) for rival, call in found.items()},
-            arguments.rounds,
+            {rival: lambda call=call: call(batches) for rival, call in found.items()}, arguments.rounds
         )
     return {
         "model": name,
@@ -142,9 +143,10 @@ def section(results: Data) -> str:
     return "\n\n".join(
         [
             "Seconds of audio per second (RTFx) on the same weights, in the same batches, decoded greedily "
-            "in float32 on as many threads: the median of rounds in which all run in turn. Features are "
-            "included, reading of files is not. `nano` is the shipped model on shipped speech, `tiny` the "
-            "shape of Whisper tiny.en with random weights and 32 tokens for each 30 s of noise.",
+            "in float32 on as many threads: the median of rounds in which all run in turn, each in a process "
+            "of its own. Features are included, reading of files is not. `nano` is the shipped model on "
+            "shipped speech, `tiny` the shape of Whisper tiny.en with random weights and 32 tokens for each "
+            "30 s of noise.",
             table(columns, rows),
             *notes,
             "The encoder, milliseconds for one window, beside its matrix products alone (the same shapes "
@@ -185,8 +187,7 @@ def main() -> None:
     if arguments.quick:
         arguments.rounds, arguments.utterances, arguments.batches = 1, 4, [2]
     torch.set_num_threads(arguments.threads)
-    logging.set_verbosity_error()
-    makers = {"nano": lambda: nano(arguments.utterances), "tiny": lambda: random_weights("tiny", 4)}
+    makers = {"nano": partial(nano, arguments.utterances), "tiny": partial(random_weights, "tiny", 4)}
     results: Data = {"device": arguments.device, "transcription": [], "encoder": []}
     for name in arguments.models:
         case = makers[name]()
@@ -194,7 +195,7 @@ def main() -> None:
         for batch in sorted({min(batch, len(case.audios)) for batch in arguments.batches}):
             # Single utterances take long: a few are enough
             part = replace(case, audios=case.audios[:: 4 if batch == 1 else 1])
-            results["transcription"].append(transcription(name, part, batch, arguments))
+            results["transcription"].append(transcription(name, makers[name], part, batch, arguments))
         results["encoder"].append(encoder(name, case, arguments.rounds))
     keep("transcription", arguments, results)
     print(section(results))
