@@ -26,6 +26,8 @@ from wq.whisper.features import log_mel
 from wq.whisper.greedy import FRAMES_AT_ONCE, encode
 from wq.whisper.onednn import QUERIES_AT_ONCE, OneDNN, fast_products
 
+FEW = 16
+
 
 def transcription(
     name: str, make_case: Callable[[], Case], case: Case, batch: int, arguments: Namespace
@@ -152,8 +154,20 @@ def section(results: Data) -> str:
             "The encoder, milliseconds for one window, beside its matrix products alone (the same shapes "
             "in the faster of torch's two libraries, with nothing between them):",
             table(["model", "generate's", "wq", "products alone", "share of the limit"], encoders),
+            f"Were there nothing else to do than these products: {'; '.join(limits(results))}.",
         ]
     )
+
+
+def limits(results: Data) -> list[str]:
+    """By how much a transcription would beat `generate` that took no longer than the encoder's products."""
+    products = {each["model"]: each["products"] for each in results["encoder"]}
+    largest = {case["model"]: case for case in results["transcription"]}
+    return [
+        f"{model} in batches of {case['batch']} "
+        f"{case['seconds']['generate'] / (case['utterances'] * products[model]):.1f} times generate's RTFx"
+        for model, case in largest.items()
+    ]
 
 
 def charts(results: Data) -> dict[str, altair.Chart]:
@@ -194,7 +208,8 @@ def main() -> None:
         case.model.to(arguments.device)  # type: ignore[arg-type]
         for batch in sorted({min(batch, len(case.audios)) for batch in arguments.batches}):
             # Single utterances take long: a few are enough
-            part = replace(case, audios=case.audios[:: 4 if batch == 1 else 1])
+            step = max(len(case.audios) // FEW, 1) if batch == 1 else 1
+            part = replace(case, audios=case.audios[::step])
             results["transcription"].append(transcription(name, makers[name], part, batch, arguments))
         results["encoder"].append(encoder(name, case, arguments.rounds))
     keep("transcription", arguments, results)
