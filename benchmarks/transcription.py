@@ -2,11 +2,12 @@
 
     python -m benchmarks.transcription [--rounds 5] [--batches 1 8 32] [--models nano tiny] [--device cpu]
 
-Audio seconds per second (RTFx), features included, reading of files not: the median over rounds in which all
-run in turn, each in a process of its own, so that whatever else the machine does hits all alike. `nano` is the
-shipped model on the clean split of the shipped speech; `tiny` has the shape of Whisper tiny.en, random weights
-and a forced length, and hears noise of 30 s. The second table compares the encoder with its matrix products
-alone: the same shapes multiplied by whichever of torch's two libraries is faster, with nothing between them.
+Audio seconds per second (RTFx), features included, reading of files not: the median over rounds in which
+all run in turn, each in a process of its own, so that whatever else the machine does hits all alike. `nano`
+is the shipped model on the clean split of the shipped speech; `tiny` has the shape of Whisper tiny.en, random
+weights and a forced length, and hears noise of 30 s. The second table compares the encoder with its matrix
+products alone: the same shapes multiplied by whichever of torch's two libraries is faster, with nothing
+between them.
 """
 
 from argparse import Namespace
