@@ -65,7 +65,7 @@ def tell(arguments: list[str]) -> None:
             cost = estimate(point.geometry, point.size, point.spec, work, hardware)
             bounds = cost.encoder.bound, cost.decoder.bound
             times = cost.encoder.seconds, cost.token_seconds, cost.seconds
-            encoder, token, utterance = (f"{1000 * time:.3f}" for time in times)
+            encoder, token, utterance = map(milliseconds, times)
             names = (*point.names, hardware.name)
             moved = f"{cost.moved_bytes / 1e6:.1f}"
             table.append((*names, encoder, bounds[0], token, bounds[1], utterance, moved))
@@ -75,3 +75,7 @@ def tell(arguments: list[str]) -> None:
     print(aligned(HEADER, table))
     print("estimated by roofline, not measured")
     leave_table(settings, ("model", "point", "hardware", "tokens", *COLUMNS), rows)
+
+
+def milliseconds(time: float) -> str:
+    return f"{1e3 * time:.3f}" if time >= 1e-4 else f"{1e3 * time:.3g}"
