@@ -32,7 +32,12 @@ demo: $(VENV)/.installed ## Four jobs on the shipped model and speech, their tab
 
 .PHONY: test
 test: $(VENV)/.developed ## The fast tests
-	$(BIN)/pytest --numprocesses 2
+	$(BIN)/pytest --numprocesses 2 --dist worksteal
+
+.PHONY: test-slow
+test-slow: $(VENV)/.developed ## Whole commands, exports, footprints and intervals (whole test sets are left to test-all)
+	$(BIN)/pytest -m slow --numprocesses 2 -rs tests/test_main.py tests/study tests/numerics \
+		tests/whisper/test_export.py tests/whisper/test_long_audio.py
 
 .PHONY: test-browser
 test-browser: $(VENV)/.developed ## The report and MLflow's pages in a real browser (needs chromium)

@@ -86,6 +86,7 @@ def test_the_smoke_experiment_is_a_grid(wq: Run, tmp_path: Path):
 ONE = "format=fp32", "limit=3", "resamples=40"
 
 
+@pytest.mark.slow
 def test_a_word_error_rate_is_held_against_what_is_expected_of_its_model(wq: Run):
     assert wq(*ONE, "+expect_wer.nano=[0.0,1.0]", "+expect_wer.other=[0.9,1.0]").returncode == 0
     off = wq(*ONE, "+expect_wer.nano=[0.9,1.0]")

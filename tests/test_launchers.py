@@ -217,6 +217,7 @@ MISTAKES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", MISTAKES)
 def test_mistakes_are_answered_in_one_line(wq: Run, tmp_path: Path, arguments: str):
     told = wq("-m", "format=int4,int8", *arguments.split(), PATH=str(Path(sys.executable).parent))

@@ -90,6 +90,7 @@ def test_a_grid_and_the_same_grid_again_and_one_more_format(wq: Run, tmp_path: P
     assert "nvfp4" not in rebuilt.stdout
 
 
+@pytest.mark.slow
 def test_a_killed_grid_is_finished_by_the_same_command(wq: Run, tmp_path: Path):
     killed = subprocess.Popen(
         [sys.executable, "-m", "wq.main", *GRID_COMMAND],
@@ -124,6 +125,7 @@ def test_one_job_prints_its_line(wq: Run, tmp_path: Path):
     assert "%" in line
 
 
+@pytest.mark.slow
 def test_a_renamed_checkpoint_is_the_same_point_under_its_own_name(wq: Run, tmp_path: Path):
     from wq.whisper.model import locate
 
@@ -140,6 +142,7 @@ def test_a_renamed_checkpoint_is_the_same_point_under_its_own_name(wq: Run, tmp_
     assert len((directory / "transcripts.jsonl").read_text().splitlines()) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["wq.main", "wq sensitivity"])
 def test_a_job_in_the_background_is_stopped_by_sigterm(tmp_path: Path, module: str):
     """A shell starts background jobs with SIGINT ignored; SIGTERM must end them all the same."""
@@ -163,6 +166,7 @@ def test_a_job_in_the_background_is_stopped_by_sigterm(tmp_path: Path, module: s
     assert not list(tmp_path.rglob("result.json"))
 
 
+@pytest.mark.slow
 def test_a_failing_job_leaves_the_others(wq: Run, tmp_path: Path):
     grid = wq("-m", "roles=[encoder],[decodr]", "limit=2", "resamples=50")
     assert grid.returncode == 1
@@ -175,6 +179,7 @@ def test_a_failing_job_leaves_the_others(wq: Run, tmp_path: Path):
     assert {path.name for path in (sweep / "1").iterdir()} == {".hydra", "error.txt", "wq.log"}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not REAL.is_dir(), reason="../shared/real with its checkpoint and speech is not there")
 def test_real_weights_and_real_speech(wq: Run, tmp_path: Path):
     job = wq(
@@ -296,6 +301,7 @@ def test_the_traceback_is_there_for_who_asks(wq: Run):
     assert "Traceback" in answer.stderr
 
 
+@pytest.mark.slow
 def test_audio_of_any_rate_and_channels_is_read(wq: Run, tmp_path: Path):
     """Resampled, mixed down, cut to the window, and counted; not refused."""
     from wq.whisper.model import locate
@@ -335,6 +341,7 @@ def test_help_lists_what_can_be_chosen(wq: Run):
     assert unknown.stderr.startswith("error: wq raport is no command; choose one of")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", ["--help", "size --help", "size details=true", "run limit=2"])
 def test_nobody_has_to_read_to_the_end(arguments: str, tmp_path: Path):
     command = f"{sys.executable} -m wq {arguments} | true; exit ${{PIPESTATUS[0]}}"

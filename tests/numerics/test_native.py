@@ -157,6 +157,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("environment", [{}, {"WQ_NATIVE": "off"}], ids=["compiled", "torch"])
 @pytest.mark.parametrize("name", ["int4", "nvfp4", "mxfp4"])
 def test_extra_memory_is_the_output_and_little_else(name, environment):

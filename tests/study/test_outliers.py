@@ -87,6 +87,7 @@ def test_the_files_hold_every_channel_and_a_picture(tmp_path: Path):
     assert sorted(path.name for path in tmp_path.iterdir()) == [OUTLIERS, OUTLIERS_PICTURE]
 
 
+@pytest.mark.slow
 def test_a_job_that_smooths_leaves_and_records_what_it_chose(wq: Run, tmp_path: Path):
     settings = ("limit=2", "calibration.limit=2", "resamples=40", "hydra.run.dir=job")
     done = wq("activation=int8_tensor", "smoothquant=search", "smoothquant.scope=layer", *settings)

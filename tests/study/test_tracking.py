@@ -189,6 +189,7 @@ def test_looking_creates_nothing(store, tmp_path):
     assert store.client.get_experiment_by_name("nosuch") is None
 
 
+@pytest.mark.slow
 def test_processes_that_meet_a_fresh_store_do_not_disturb_each_other(tmp_path):
     script = (
         "import sys; from wq.study.tracking import Store\n"

@@ -587,6 +587,7 @@ def test_their_decompressor_gives_our_values(theirs):
 # --- the command -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_checkpoint_and_says_what_it_holds(wq, tmp_path):
     ended = wq("export", "format=int4", "group=32", "out=int4", module="wq")
     assert ended.returncode == 0, ended.stderr

@@ -102,6 +102,7 @@ def test_pieces_depend_on_neither_batch_nor_order(nano, recordings):
     assert heard(nano, audios[::-1], batch_size=3).transcripts == expected[::-1]
 
 
+@pytest.mark.slow
 def test_the_command_line_hears_all_of_it(wq: Run, tmp_path, recordings):
     soundfile.write(tmp_path / "long.wav", recordings[0][0], SAMPLING_RATE)
     row = {"audio_filepath": "long.wav", "text": recordings[1][0]}
