@@ -1,6 +1,6 @@
 """How fast a weight and an activation are fake-quantized, beside other toolkits and beside copying them.
 
-    python -m benchmarks.numerics [--formats int4 nvfp4] [--rounds 3]
+    python -m benchmarks.numerics [--formats int4 nvfp4] [--rounds 3] [--device cpu]
 
 For each format all implementations run in turn, round after round, so that whatever else the machine does
 hits all alike; the best round counts. Toolkits that are not installed (the extra `refs`, and nvidia-modelopt
@@ -19,7 +19,8 @@ from torch import Tensor
 
 from benchmarks.measuring import Data, keep, options, table
 from wq.catalogue import format_names, load_format
-from wq.numerics import native
+from wq.numerics import fused, native
+from wq.numerics.effective import resolve
 from wq.numerics.fake_quant import fake_quantize
 from wq.numerics.formats import Format
 
@@ -38,19 +39,18 @@ def ours(x: Tensor, format: Format, granularity: str) -> dict[str, Call]:
         "wq": lambda: fake_quantize(x, format, granularity, out=out),
         "wq, new output": lambda: fake_quantize(x, format, granularity),
     }
-    if native.covers(x, format):
-        calls["wq, torch only"] = lambda: without_native(
-            lambda: fake_quantize(x, format, granularity, out=out)
-        )
+    if native.covers(x, format) or fused.covers(x, resolve(format, granularity)):
+        calls["wq, torch only"] = lambda: in_torch(lambda: fake_quantize(x, format, granularity, out=out))
     return calls
 
 
-def without_native(call: Call) -> None:
-    covers, native.covers = native.covers, lambda x, format: False
+def in_torch(call: Call) -> None:
+    kept = native.covers, fused.covers
+    native.covers = fused.covers = lambda x, _: False
     try:
         call()
     finally:
-        native.covers = covers
+        native.covers, fused.covers = kept
 
 
 def torchao(x: Tensor, format: Format, block: int) -> Call | None:
@@ -156,7 +156,7 @@ def hqq(x: Tensor, format: Format, block: int) -> Call | None:
     if format.name not in ("int8", "int4", "int3", "int2"):
         return None
     # Without its optimizer of zero points, which is another method, and slower
-    options = {"axis": 1, "device": "cpu", "compute_dtype": torch.float32, "optimize": False}
+    options = {"axis": 1, "device": str(x.device), "compute_dtype": torch.float32, "optimize": False}
 
     def call() -> Tensor:
         return Quantizer.dequantize(*Quantizer.quantize(x, nbits=format.bits, group_size=block, **options))
@@ -199,14 +199,17 @@ def of_activations(format: Format) -> str:
 def throughput(x: Tensor, found: dict[str, Call], rounds: int) -> dict[str, float]:
     """Million elements per second of each call: all of them in turn in every round, the best of each."""
     best = dict.fromkeys(found, float("inf"))
+    finish = torch.cuda.synchronize if x.is_cuda else lambda: None
     for call in list(found.values())[:4]:
         call()
     for _ in range(rounds):
         for name, call in found.items():
             repeats = 5 if name.startswith(("wq", "copy_")) else 1
             for _ in range(repeats):
+                finish()
                 start = time.perf_counter()
                 call()
+                finish()
                 best[name] = min(best[name], time.perf_counter() - start)
     return {name: x.numel() / seconds / 1e6 for name, seconds in best.items()}
 
@@ -223,14 +226,17 @@ def speeds_table(results: dict[str, dict[str, float]]) -> str:
     return table(["format", *columns, "x fastest toolkit", "of copy_"], rows)
 
 
-def whisper_small_seconds(format: Format) -> float:
+def whisper_small_seconds(format: Format, device: str) -> float:
     """Seconds to quantize, in place, weights shaped as whisper-small's 192 linear layers, 198 M in all."""
     square, wide, tall = (768, 768), (3072, 768), (768, 3072)
-    weights = [torch.randn(shape) for shape in [square] * 12 * (4 + 8) + [wide, tall] * 24]
+    weights = [torch.randn(shape, device=device) for shape in [square] * 12 * (4 + 8) + [wide, tall] * 24]
     fake_quantize(weights[0].clone(), format)
+    finish = torch.cuda.synchronize if device != "cpu" else lambda: None
+    finish()
     start = time.perf_counter()
     for weight in weights:
         fake_quantize(weight, format, out=weight)
+    finish()
     return time.perf_counter() - start
 
 
@@ -275,6 +281,7 @@ def charts(results: Data) -> dict[str, altair.Chart]:
 def main() -> None:
     parser = options(__doc__, rounds=3)
     parser.add_argument("--formats", nargs="+", default=FORMATS, choices=format_names(), metavar="FORMAT")
+    parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     weight_shape, activation_shape = WEIGHT, ACTIVATION
     if arguments.quick:
@@ -283,7 +290,9 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
-    weight, activation = torch.randn(weight_shape), torch.randn(activation_shape)
+    weight, activation = (
+        torch.randn(shape, device=arguments.device) for shape in (weight_shape, activation_shape)
+    )
 
     results: Data = {"weight_shape": list(weight_shape), "activation_shape": list(activation_shape)}
     results |= {"weight": {}, "activation": {}}
@@ -292,7 +301,7 @@ def main() -> None:
         results["weight"][name] = throughput(weight, calls(weight, format, "group"), arguments.rounds)
         found = calls(activation, format, of_activations(format))
         results["activation"][name] = throughput(activation, found, arguments.rounds)
-    results["small_seconds"] = whisper_small_seconds(load_format("nvfp4"))
+    results["small_seconds"] = whisper_small_seconds(load_format("nvfp4"), arguments.device)
     keep("numerics", arguments, results)
     print(section(results))
 

@@ -47,8 +47,10 @@ def text(parts: dict[str, Data]) -> str:
         TITLE,
         f"Measured on {first}. Ratios are between things measured in turn in the same run. `make bench` "
         "measures all of it anew and writes this page, `make bench ONLY=grid` one part.",
-        "On a CUDA device nothing of this has been measured, and captured graphs are not built; `python -m "
-        "benchmarks.transcription --device cuda` would measure transcription there.",
+        "On a CUDA device nothing of this has been measured; `python -m benchmarks.numerics --device cuda` "
+        "and `python -m benchmarks.transcription --device cuda` would. Quantization is one fused kernel "
+        "there, proven in Triton's interpreter and compiled for two architectures, but started on none; "
+        "captured graphs are not built.",
     ]
     for part, data in parts.items():
         own = described(data["machine"])

@@ -39,7 +39,9 @@ A new name is one more file beside the others.
 
 The same numbers come out of three implementations, to the bit: `quantize` and `dequantize` through integer
 codes, torch's operations in tiles, and one pass in C where the machine has a compiler, which is about as
-fast as copying (`benchmarks/numerics.py`; `WQ_NATIVE=off` does without).
+fast as copying (`benchmarks/numerics.py`). On a GPU the one pass is a Triton kernel, proven in Triton's
+interpreter and by the instructions it compiles to; its speed has not been measured. `WQ_NATIVE=off` does
+without either.
 `tests/numerics/test_references.py` holds them against ml_dtypes, gfloat, torchao and compressed-tensors,
 and says where they differ on purpose: nvfp4 blocks far below the tensor's maximum stay alive, `even` rounds
 at each element's own mantissa, and elements saturate where a cast gives Inf.

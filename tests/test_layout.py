@@ -11,7 +11,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "wq"
 
 ROOMS = {
     # room: what of wq and of the outside it may import
-    "numerics": ({"numerics", "caches"}, {"torch"}),
+    "numerics": ({"numerics", "caches"}, {"torch", "triton"}),
     "whisper": (
         {"whisper", "numerics", "hub", "caches"},
         {"torch", "transformers", "numpy", "safetensors", "tqdm", "huggingface_hub"},
@@ -47,7 +47,7 @@ def test_rooms_import_one_way(room):
             assert allowed, f"{file.relative_to(SOURCE)} imports {module}, which the room {room} may not"
 
 
-@pytest.mark.parametrize("library", ["hydra", "mlflow", "datasets", "jiwer", "evaluate", "altair"])
+@pytest.mark.parametrize("library", ["hydra", "mlflow", "datasets", "jiwer", "evaluate", "altair", "triton"])
 def test_each_framework_stays_behind_few_files(library):
     """hydra in composition, grid and main; every other framework behind one file."""
     users = [

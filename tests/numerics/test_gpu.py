@@ -4,9 +4,12 @@ import pytest
 import torch
 
 from wq.catalogue import load_format
+from wq.numerics import fused
+from wq.numerics.effective import resolve
 from wq.numerics.fake_quant import NonFiniteError, dequantize, fake_quantize, quantize
 
 from .oracle import FORMATS, bits_equal, weight
+from .test_native import VARIANTS
 
 pytestmark = [
     pytest.mark.gpu,
@@ -30,3 +33,15 @@ def test_nan_is_refused_there_too():
     x[1, 1] = float("nan")
     with pytest.raises(NonFiniteError, match="NaN"):
         fake_quantize(x, load_format("int4"))
+
+
+@pytest.mark.parametrize(
+    "layout", [("tensor", None), ("channel", None), ("group", 16), ("group", 37)], ids=str
+)
+@pytest.mark.parametrize("format", VARIANTS)
+def test_the_fused_kernel_too_gives_the_bits_of_the_cpu(format, layout):
+    pytest.importorskip("triton", reason="needs triton, which torch's CUDA builds bring")
+    for x in (weight(64, 1000), weight(8, 1000) * 1e-39, -weight(8, 1000).abs() * 1e30):
+        effective = resolve(format, *layout)
+        assert fused.covers(x.cuda(), effective)
+        assert bits_equal(fake_quantize(x.cuda(), format, *layout).cpu(), fake_quantize(x, format, *layout))

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from wq.numerics import native
+from wq.numerics import fused, native
 from wq.numerics.effective import Effective, resolve
 from wq.numerics.elements import code_dtype, decode, encode, round_elements_
 from wq.numerics.formats import Format, with_options
@@ -70,8 +70,9 @@ def fake_quantize(
     usable = out is not None and out.dtype == torch.float32 and out.is_contiguous()
     target = out if out is not None and usable else torch.empty_like(values)
     shared = shared_scales(values, effective, amin, amax)
-    if native.covers(values, format):
-        if not _natively(format, shared)(values, target, _block(values, effective)):
+    one_pass = _one_pass(values, effective, shared)
+    if one_pass is not None:
+        if not one_pass(values, target, _block(values, effective)):
             _check_finite(values)
     else:
         _check_finite(values)
@@ -217,6 +218,15 @@ def _tiles(
         x_tile = x_blocks[first : first + n].clone()
         scale = shared.scale_of(x_tile, format, first, len(x_blocks))
         yield x_tile, out_blocks[first : first + n], scale
+
+
+def _one_pass(values: Tensor, effective: Effective, shared: SharedScales) -> native.Run | None:
+    """All operations in one pass over the memory, where there is one for this device and format."""
+    if native.covers(values, effective.format):
+        return _natively(effective.format, shared)
+    if fused.covers(values, effective):
+        return fused.fake_quantizer(effective.format, shared.tensor_scale, shared.scale)
+    return None
 
 
 def _natively(format: Format, shared: SharedScales) -> native.Run:
