@@ -127,10 +127,10 @@ def fake_quantizer(format: Format, tensor_scale: Tensor | None = None, given: Sc
 
     def run(x: Tensor, out: Tensor, block: int) -> bool:
         programs, arguments = launch_arguments(x, out, block, format, tensor_scale, given)
-        launch: Any = fused_kernel.fake_quantize[(programs,)]
+        kernel: Any = fused_kernel.fake_quantize
         is_bad = torch.zeros(1, dtype=torch.int32, device=x.device)
         with torch.cuda.device_of(x):
-            launch(is_bad=is_bad, **arguments, **OPTIONS)
+            kernel[(programs,)](is_bad=is_bad, **arguments, **OPTIONS)
         return not is_bad.item()
 
     return run
