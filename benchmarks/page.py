@@ -49,8 +49,8 @@ def text(parts: dict[str, Data]) -> str:
         "measures all of it anew and writes this page, `make bench ONLY=grid` one part.",
         "On a CUDA device nothing of this has been measured; `python -m benchmarks.numerics --device cuda` "
         "and `python -m benchmarks.transcription --device cuda` would. Quantization is one fused kernel "
-        "there, proven in Triton's interpreter and compiled for two architectures, but started on none; "
-        "captured graphs are not built.",
+        "there, proven in Triton's interpreter and compiled for two architectures, and the decoder's step is "
+        "captured as a graph, proven as the same operations on a CPU; neither has been started on a device.",
     ]
     for part, data in parts.items():
         own = described(data["machine"])

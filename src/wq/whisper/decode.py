@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from wq.numerics.fake_quant import NonFiniteError
+from wq.whisper.captured import CapturedSteps, can_capture
 from wq.whisper.drafting import can_draft, count_accepted, decode_drafted
 from wq.whisper.encoder_states import SAMPLING_RATE, EncoderStates
 from wq.whisper.finite import NonFiniteRow
@@ -145,6 +146,8 @@ def transcribe(
     rules = decoding_rules(model, language if whisper.is_multilingual else None, limit)
     encoder = EncoderStates(whisper, read, place, cached)
     is_draftable = can_draft(model, kv_cache)
+    rows = min(batch_size, len(order))
+    captured = CapturedSteps(model, rules, rows) if can_capture(model, kv_cache) and rows else None
     done: dict[int, Transcript] = {}
     result = Transcription()
     # disable=None: silent where there is no terminal, as under Slurm and CI
@@ -165,7 +168,7 @@ def transcribe(
                     rows = decode_drafted(model, states, given, rules, kv_cache, place)
                     result.drafted_utterances += len(rows)
                 else:
-                    rows = decode_greedily(model, states, len(indices), rules, kv_cache, place)
+                    rows = decode_greedily(model, states, len(indices), rules, kv_cache, place, captured)
             except NonFiniteRow as error:
                 raise NonFiniteUtterance(place.utterances[error.row], error) from None
             result.decode_seconds += time.perf_counter() - started - states.seconds

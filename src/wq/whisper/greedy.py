@@ -7,7 +7,7 @@ on a CPU the encoder takes a few rows at a time, so that what it computes stays 
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from transformers import WhisperForConditionalGeneration
 from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
 from wq.whisper.finite import check_finite
-from wq.whisper.kv_cache import KVQuantizer, empty_caches
+from wq.whisper.kv_cache import KeysValues, KVQuantizer, empty_caches
 from wq.whisper.onednn import fast_products
 
 # Of encoder input at a time on a CPU: enough for an efficient matrix product, few enough for its cache
@@ -83,6 +83,18 @@ class Place:
         return [self.batch[row] for row in self.rows]
 
 
+class Steps(Protocol):
+    """The decoder's steps otherwise than by `Batch.advance`, with memory of their own for keys and values."""
+
+    def memory(self, rows: int) -> tuple[list[KeysValues], list[KeysValues]]:
+        """For the audio and the text of so many rows, layer by layer."""
+        ...
+
+    def __call__(self, tokens: Sequence[int], position: int) -> tuple[Tensor, Tensor]:
+        """The largest logit and its token, each [rows], after a token of each of the first rows there."""
+        ...
+
+
 def heads(x: Tensor, attention: Any) -> Tensor:
     """[rows, positions, model size] as [rows, heads, positions, head size]."""
     return x.view(x.shape[0], x.shape[1], attention.num_heads, attention.head_dim).transpose(1, 2)
@@ -92,22 +104,39 @@ def keys_values(x: Tensor, attention: Any) -> tuple[Tensor, Tensor]:
     return heads(attention.k_proj(x), attention), heads(attention.v_proj(x), attention)
 
 
-def attend(x: Tensor, attention: Any, keys: Tensor, values: Tensor, *, causal: bool = False) -> Tensor:
-    """The attention's output for the inputs x of its queries."""
+def attend(
+    x: Tensor,
+    attention: Any,
+    keys: Tensor,
+    values: Tensor,
+    *,
+    causal: bool = False,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """The attention's output for the inputs x of its queries; the mask [keys] is added to their weights."""
     queries = heads(attention.q_proj(x), attention)
     mixing = (
         mix_few if x.device.type == "cpu" and x.shape[1] <= FEW_QUERIES else F.scaled_dot_product_attention
     )
-    mixed = mixing(queries, keys, values, is_causal=causal, scale=attention.scaling)
+    masked: dict[str, Any] = {} if mask is None else {"attn_mask": mask}
+    mixed = mixing(queries, keys, values, is_causal=causal, scale=attention.scaling, **masked)
     return attention.out_proj(mixed.transpose(1, 2).reshape(x.shape))
 
 
 def mix_few(
-    queries: Tensor, keys: Tensor, values: Tensor, *, is_causal: bool = False, scale: float
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    *,
+    is_causal: bool = False,
+    scale: float,
+    attn_mask: Tensor | None = None,
 ) -> Tensor:
     """`scaled_dot_product_attention` with the same bits for a row whatever other rows there are: in torch's
     own for few queries they depend on the thread that computes it."""
     weights = (queries * scale) @ keys.mT
+    if attn_mask is not None:
+        weights += attn_mask
     if is_causal:
         weights += torch.full(weights.shape[-2:], float("-inf")).triu_(1)
     return torch.softmax(weights, -1) @ values
@@ -166,11 +195,15 @@ class Batch:
         positions: int,
         kv_cache: KVQuantizer | None = None,
         place: Place | None = None,
+        steps: Steps | None = None,
     ) -> None:
         self.decoder: Any = model.model.decoder
-        frames = model.config.max_source_positions
-        self.audio = empty_caches(self.decoder, "cross", rows, frames, kv_cache)
-        self.text = empty_caches(self.decoder, "self", rows, positions, kv_cache)
+        if steps:
+            self.audio, self.text = steps.memory(rows)
+        else:
+            frames = model.config.max_source_positions
+            self.audio = empty_caches(self.decoder, "cross", rows, frames, kv_cache)
+            self.text = empty_caches(self.decoder, "self", rows, positions, kv_cache)
         row = 0
         for few in states:
             if place:
@@ -233,11 +266,18 @@ class Choice:
     def __call__(self, x: Tensor, count: int) -> list[int]:
         """For states [rows, model size] as of `Batch.advance`, after so many tokens of text."""
         with fast_products():
-            logits = self.model.proj_out(self.norm(x))
+            return checked(*self.best(x, count))
+
+    def best(self, x: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """The largest logit that is allowed, and its token, each [rows]."""
+        logits = self.model.proj_out(self.norm(x))
         logits.index_fill_(1, self.always if count else self.first, float("-inf"))
-        largest, tokens = logits.max(-1)
-        check_finite(largest[:, None], "the logits")
-        return tokens.tolist()
+        return logits.max(-1)
+
+
+def checked(largest: Tensor, tokens: Tensor) -> list[int]:
+    check_finite(largest[:, None], "the logits")
+    return tokens.tolist()
 
 
 @torch.inference_mode()
@@ -248,6 +288,7 @@ def decode_greedily(
     rules: Rules,
     kv_cache: KVQuantizer | None = None,
     place: Place | None = None,
+    steps: Steps | None = None,
 ) -> list[list[int]]:
     """The tokens of so many rows, whose encoder's states come some rows at a time, as of `encode_rows`.
 
@@ -256,8 +297,8 @@ def decode_greedily(
     kept up to date. NaN or Inf in what the model computes raises NonFiniteRow, whose row is one of place's.
     """
     place = place or Place()
-    batch = Batch(model, states, rows, len(rules.prompt) + rules.limit, kv_cache, place)
-    return finish(model, batch, rules, [[] for _ in range(rows)], place, range(rows))
+    batch = Batch(model, states, rows, len(rules.prompt) + rules.limit, kv_cache, place, steps)
+    return finish(model, batch, rules, [[] for _ in range(rows)], place, range(rows), steps)
 
 
 def finish(
@@ -267,9 +308,10 @@ def finish(
     written: list[list[int]],
     place: Place,
     held: Sequence[int],
+    steps: Steps | None = None,
 ) -> list[list[int]]:
     """Go on step by step, from what has been written of every row to its end; `held` are the rows as they
-    stand in the batch.
+    stand in the batch. With `steps`, whose memory the batch is in, all rows stand at the same position.
 
     Rows may have come to different positions: one that is ahead waits until the others have come there.
     """
@@ -286,10 +328,13 @@ def finish(
         place.rows, place.position = order[waiting:], len(rules.prompt) + count - 1 if count else 0
         if not place.rows:
             continue
-        tokens = [written[row][-1:] if count else rules.prompt for row in place.rows]
-        with fast_products():
-            x = batch.advance(torch.tensor(tokens, device=model.device), place.position)
-        chosen = choose(x[:, -1], count)
+        if steps and count:
+            chosen = checked(*steps([written[row][-1] for row in place.rows], place.position))
+        else:
+            tokens = [written[row][-1:] if count else rules.prompt for row in place.rows]
+            with fast_products():
+                x = batch.advance(torch.tensor(tokens, device=model.device), place.position)
+            chosen = choose(x[:, -1], count)
         for row, token in zip(place.rows, chosen, strict=True):
             written[row].append(token)
         kept = [index for index, row in enumerate(order) if not is_over(written[row], rules)]
