@@ -75,7 +75,9 @@ class CapturedSteps:
         for cache in (*self.audio, *self.text):  # what is masked must be finite too
             cache.keys.zero_()
             cache.values.zero_()
-        self.columns = torch.arange(positions, device=model.device)
+        # made before, as numbers cannot be brought to the device within a graph
+        infinite = torch.full((positions, positions), float("-inf"), dtype=model.dtype, device=model.device)
+        self.masks = infinite.triu_(1)
         self.position = torch.zeros(1, dtype=torch.long, device=model.device)
         self.tokens = torch.zeros(rows, 1, dtype=torch.long, device=model.device)
         self.graphs: dict[int, Operations] = {}
@@ -116,7 +118,7 @@ class CapturedSteps:
         """For the first rows of the memory, at the position and after the tokens that are there."""
         decoder = self.decoder
         x = decoder.embed_tokens(self.tokens[:rows]) + decoder.embed_positions.weight[self.position]
-        mask = torch.where(self.columns <= self.position, 0.0, float("-inf")).to(x.dtype)
+        mask = self.masks[self.position]
         for layer, text, audio in zip(decoder.layers, self.text, self.audio, strict=True):
             y = layer.self_attn_layer_norm(x)
             stored = text.keys[:rows], text.values[:rows]
