@@ -25,7 +25,7 @@ from benchmarks.measuring import Data, keep, medians, options, table
 from benchmarks.rivals import TRANSCRIBERS, WHISPER_CPP, agreeing, transcribers
 from wq.whisper.features import log_mel
 from wq.whisper.greedy import FRAMES_AT_ONCE, encode
-from wq.whisper.onednn import QUERIES_AT_ONCE, OneDNN, fast_products
+from wq.whisper.onednn import QUERIES_AT_ONCE, fast_products, is_fast, linear
 
 FEW = 16
 
@@ -73,16 +73,11 @@ def products(model: WhisperForConditionalGeneration, rows: int) -> float:
         x, weight = (
             torch.randn(shape, device=model.device) for shape in ((positions, inputs), (outputs, inputs))
         )
-        total += count * best_product(lambda x=x, weight=weight: F.linear(x, weight, None))
+        ways = {"mkl": F.linear} | ({"onednn": linear} if is_fast(weight) else {})
+        total += count * min(
+            medians({name: partial(way, x, weight) for name, way in ways.items()}, 9).values()
+        )
     return total
-
-
-def best_product(call: Callable[[], object]) -> float:
-    def with_onednn() -> None:
-        with OneDNN():
-            call()
-
-    return min(medians({"mkl": call, "onednn": with_onednn}, 9).values())
 
 
 def encoder(name: str, case: Case, rounds: int) -> Data:
@@ -92,7 +87,7 @@ def encoder(name: str, case: Case, rounds: int) -> Data:
     features = log_mel(case.extractor, case.audios[:rows]).to(case.model.device)
 
     def encode_fast() -> None:
-        with fast_products():
+        with fast_products(module):
             encode(module, features)
 
     with torch.inference_mode():

@@ -196,7 +196,7 @@ def check_bits(model, kv_cache=None):
     for count in range(20):
         step = [[row[count]] for row, length in zip(tokens, lengths, strict=True) if length > count]
         steps.append(Step(step, len(rules.prompt) + count))
-    with torch.inference_mode(), fast_products():
+    with torch.inference_mode(), fast_products(model):
         batches = [Batch(model, encode_rows(model, features), 9, 32, kv_cache) for _ in range(2)]
         together = advance(batches[0], steps)
         for step, found in zip(steps, together, strict=True):

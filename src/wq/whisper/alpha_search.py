@@ -9,10 +9,10 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from wq.numerics.effective import Quantizer
+from wq.whisper import onednn
 from wq.whisper.activation import rounding
 from wq.whisper.calibration import BINS, Observed, bins_of
 from wq.whisper.layers import Layer, quantizer_of
-from wq.whisper.onednn import fast_products
 from wq.whisper.quantize import quantized_weights
 from wq.whisper.ranges import range_of
 from wq.whisper.schemes import Activation, Assignment, by_role
@@ -71,12 +71,13 @@ def disturbances(
     readers = [layer for layer in fold.consumers if layer.name in baked or quantizer_of(layer, activations)]
     seen = observed[fold.consumers[0].name]
     x = seen.sample.to(fold.consumers[0].weight)
-    expected = [F.linear(x, layer.weight) for layer in readers]
+    linear = onednn.linear if onednn.is_fast(fold.consumers[0].weight) else F.linear
+    expected = [linear(x, layer.weight) for layer in readers]
     for alpha in CANDIDATES:
         factor = factors([fold], dict.fromkeys(names, seen.channel_max), {fold.name: alpha})
         inputs = inputs_of(readers, activations, seen, factor.get(fold.name))
-        with smoothed([fold], factor), quantized_weights(weights, share_tensor_scale), fast_products():
-            outputs = [F.linear(inputs[layer.name].to(x), layer.weight) for layer in readers]
+        with smoothed([fold], factor), quantized_weights(weights, share_tensor_scale):
+            outputs = [linear(inputs[layer.name].to(x), layer.weight) for layer in readers]
         yield sum(map(relative_error, outputs, expected))
 
 

@@ -54,21 +54,22 @@ def decode_drafted(
     """What `decode_greedily` gives for as many rows as there are drafts: tokens without prompt and end, of
     any length, right or wrong. Only where `can_draft`. Least is moved where the longest drafts come first."""
     place = place or Place()
-    batch = Batch(model, states, len(drafts), len(rules.prompt) + rules.limit, kv_cache, place)
-    vocabulary = range(model.config.vocab_size)
-    # after the last token of the limit nothing is chosen
-    usable = [list(takewhile(vocabulary.__contains__, draft[: rules.limit - 1])) for draft in drafts]
-    order = sorted(range(len(drafts)), key=lambda row: -len(usable[row]))
-    batch.arrange(order)
-    written: list[list[int]] = [[] for _ in drafts]
-    try:
-        for row, tokens in zip(
-            order, verify(model, batch, rules, [usable[row] for row in order]), strict=True
-        ):
-            written[row] = tokens
-    except NonFiniteRow:  # perhaps only after a token that the model would not have written
-        pass
-    return finish(model, batch, rules, written, place, order)
+    with fast_products(model.model.decoder, model.proj_out):
+        batch = Batch(model, states, len(drafts), len(rules.prompt) + rules.limit, kv_cache, place)
+        vocabulary = range(model.config.vocab_size)
+        # after the last token of the limit nothing is chosen
+        usable = [list(takewhile(vocabulary.__contains__, draft[: rules.limit - 1])) for draft in drafts]
+        order = sorted(range(len(drafts)), key=lambda row: -len(usable[row]))
+        batch.arrange(order)
+        written: list[list[int]] = [[] for _ in drafts]
+        try:
+            for row, tokens in zip(
+                order, verify(model, batch, rules, [usable[row] for row in order]), strict=True
+            ):
+                written[row] = tokens
+        except NonFiniteRow:  # perhaps only after a token that the model would not have written
+            pass
+        return finish(model, batch, rules, written, place, order)
 
 
 def verify(
@@ -83,8 +84,7 @@ def verify(
     for count in range(len(drafts[0])):
         tokens = [[draft[count]] for draft in drafts if len(draft) > count]
         steps.append(Step(tokens, len(rules.prompt) + count))
-    with fast_products():
-        states = advance(batch, steps)
+    states = advance(batch, steps)
     choose = Choice(model, rules)
     written: list[list[int]] = [[] for _ in drafts]
     for count, x in enumerate(states):
@@ -151,7 +151,7 @@ def attend_text(x: Tensor, attention: Any, text: KeysValues, steps: Sequence[Ste
         queries, keys, values = (heads(part, attention) for part in parts)
         text.store(keys, values, first_position=step.position)
         keys, values = (cache[:rows] for cache in text.read(step.end))
-        part = mix_few(queries, keys, values, is_causal=n > 1, scale=attention.scaling)
+        part = mix_few(queries, keys, values, attention.scaling, causal=n > 1)
         mixed.append(part.transpose(1, 2).reshape(rows * n, -1))
     return attention.out_proj(torch.cat(mixed))
 
@@ -165,7 +165,7 @@ def attend_audio(
     mixed = torch.empty_like(queries)
     (rows, n), (keys, values) = prompt.shape, audio.read()
     first = heads(queries[: rows * n].view(rows, n, -1), attention)
-    part = mix_few(first, keys, values, scale=attention.scaling)
+    part = mix_few(first, keys, values, attention.scaling)
     mixed[: rows * n] = part.transpose(1, 2).reshape(rows * n, -1)
     for own, key, value in zip(singles, keys, values, strict=False):
         single = queries[own].view(len(own), -1, 1, attention.head_dim).transpose(0, 1)

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from transformers import WhisperForConditionalGeneration
 from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
+from wq.whisper import onednn
 from wq.whisper.finite import check_finite
 from wq.whisper.kv_cache import KeysValues, KVQuantizer, empty_caches
 from wq.whisper.onednn import fast_products
@@ -115,11 +116,14 @@ def attend(
 ) -> Tensor:
     """The attention's output for the inputs x of its queries; the mask [keys] is added to their weights."""
     queries = heads(attention.q_proj(x), attention)
-    mixing = (
-        mix_few if x.device.type == "cpu" and x.shape[1] <= FEW_QUERIES else F.scaled_dot_product_attention
-    )
-    masked: dict[str, Any] = {} if mask is None else {"attn_mask": mask}
-    mixed = mixing(queries, keys, values, is_causal=causal, scale=attention.scaling, **masked)
+    if x.device.type == "cpu" and x.shape[1] <= FEW_QUERIES:
+        mixed = mix_few(queries, keys, values, attention.scaling, causal=causal, mask=mask)
+    elif onednn.suits_attention(queries) and not causal and mask is None:
+        mixed = onednn.attention(queries, keys, values, attention.scaling)
+    else:
+        mixed = F.scaled_dot_product_attention(
+            queries, keys, values, attn_mask=mask, is_causal=causal, scale=attention.scaling
+        )
     return attention.out_proj(mixed.transpose(1, 2).reshape(x.shape))
 
 
@@ -127,17 +131,17 @@ def mix_few(
     queries: Tensor,
     keys: Tensor,
     values: Tensor,
-    *,
-    is_causal: bool = False,
     scale: float,
-    attn_mask: Tensor | None = None,
+    *,
+    causal: bool = False,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """`scaled_dot_product_attention` with the same bits for a row whatever other rows there are: in torch's
     own for few queries they depend on the thread that computes it."""
     weights = (queries * scale) @ keys.mT
-    if attn_mask is not None:
-        weights += attn_mask
-    if is_causal:
+    if mask is not None:
+        weights += mask
+    if causal:
         weights += torch.full(weights.shape[-2:], float("-inf")).triu_(1)
     return torch.softmax(weights, -1) @ values
 
@@ -178,7 +182,7 @@ def encode_rows(
     for row in range(0, rows, at_once):
         if place:
             place.rows, place.position = range(row, min(row + at_once, rows)), 0
-        with fast_products():
+        with fast_products(model.model.encoder):
             states = encode(model.model.encoder, features[row : row + at_once])
         check_finite(states, "the encoder's states")
         yield states
@@ -208,9 +212,8 @@ class Batch:
         for few in states:
             if place:
                 place.rows, place.position = range(row, row + len(few)), 0
-            with fast_products():
-                for layer, audio in zip(self.decoder.layers, self.audio, strict=True):
-                    audio.store(*keys_values(few, layer.encoder_attn), first_row=row)
+            for layer, audio in zip(self.decoder.layers, self.audio, strict=True):
+                audio.store(*keys_values(few, layer.encoder_attn), first_row=row)
             row += len(few)
 
     def advance(self, tokens: Tensor, position: int) -> Tensor:
@@ -265,8 +268,7 @@ class Choice:
 
     def __call__(self, x: Tensor, count: int) -> list[int]:
         """For states [rows, model size] as of `Batch.advance`, after so many tokens of text."""
-        with fast_products():
-            return checked(*self.best(x, count))
+        return checked(*self.best(x, count))
 
     def best(self, x: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """The largest logit that is allowed, and its token, each [rows]."""
@@ -297,8 +299,9 @@ def decode_greedily(
     kept up to date. NaN or Inf in what the model computes raises NonFiniteRow, whose row is one of place's.
     """
     place = place or Place()
-    batch = Batch(model, states, rows, len(rules.prompt) + rules.limit, kv_cache, place, steps)
-    return finish(model, batch, rules, [[] for _ in range(rows)], place, range(rows), steps)
+    with fast_products(model.model.decoder, model.proj_out):
+        batch = Batch(model, states, rows, len(rules.prompt) + rules.limit, kv_cache, place, steps)
+        return finish(model, batch, rules, [[] for _ in range(rows)], place, range(rows), steps)
 
 
 def finish(
@@ -332,8 +335,7 @@ def finish(
             chosen = checked(*steps([written[row][-1] for row in place.rows], place.position))
         else:
             tokens = [written[row][-1:] if count else rules.prompt for row in place.rows]
-            with fast_products():
-                x = batch.advance(torch.tensor(tokens, device=model.device), place.position)
+            x = batch.advance(torch.tensor(tokens, device=model.device), place.position)
             chosen = choose(x[:, -1], count)
         for row, token in zip(place.rows, chosen, strict=True):
             written[row].append(token)

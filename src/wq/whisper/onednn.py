@@ -8,14 +8,13 @@ sums in another order, while MKL has an order for one row, one for two and three
 activations are rounded, a last bit can become another code and then another token.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 # Packed weights are copies: so many bytes of them at most, enough for all of Whisper small's decoder
 MOST_PACKED = 2**30
@@ -27,39 +26,34 @@ ENOUGH_QUERIES = 512
 QUERIES_AT_ONCE = 256
 
 
-class OneDNN(TorchFunctionMode):
-    """Inside, `linear` and long attention without a mask are oneDNN's, whichever module calls them.
-
-    Only in float32 on a CPU, and not differentiable.
-    """
-
-    def __torch_function__(
-        self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func is F.linear and not kwargs and all(map(is_plain, args)):
-            return linear(*args)
-        if func is F.scaled_dot_product_attention and is_long_attention(*args, **kwargs):
-            return attention(*args, scale=kwargs["scale"])
-        return func(*args, **kwargs)
-
-
-def fast_products() -> AbstractContextManager:
-    """The faster way to compute linear layers, and attention between them."""
-    return OneDNN() if torch.backends.mkldnn.is_available() else nullcontext()
+@contextmanager
+def fast_products(*modules: nn.Module) -> Iterator[None]:
+    """Inside, the linear layers of these modules are computed by `linear` where they are in float32 on a CPU,
+    with all their hooks. Their weights may not change meanwhile; not differentiable."""
+    layers = [
+        layer for layer in linear_layers(modules) if is_fast(layer.weight) and "forward" not in vars(layer)
+    ]
+    for layer in layers:
+        weight = getattr(layer.weight, "packed", layer.weight)
+        forward: Any = partial(linear, weight=weight, bias=layer.bias)
+        layer.forward = forward
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward
 
 
 @contextmanager
 def packed_weights(*modules: nn.Module) -> Iterator[None]:
-    """Inside, the linear layers of these modules also have their weights in the layout that oneDNN computes
-    in, which it would otherwise make anew for every product: with the same bits, and for a few rows in down
-    to half the time. The weights may not change meanwhile."""
-    parts = (part for module in modules for part in module.modules() if isinstance(part, nn.Linear))
-    weights: list[Any] = [part.weight for part in parts]
+    """Inside, the weights of these modules' linear layers are also there in the layout that oneDNN computes
+    in, which `linear` would otherwise make anew for every product: with the same bits, and for a few rows in
+    down to half the time. The weights may not change meanwhile."""
     packed, room = [], MOST_PACKED
-    for weight in weights:
+    for layer in linear_layers(modules):
+        weight: Any = layer.weight
         room -= weight.nbytes
-        if room >= 0 and is_plain(weight) and torch.backends.mkldnn.is_available():
+        if room >= 0 and is_fast(weight):
             weight.packed = torch.ops.mkldnn._reorder_linear_weight.default(weight.detach(), PACKED_FOR)
             packed.append(weight)
     try:
@@ -69,40 +63,33 @@ def packed_weights(*modules: nn.Module) -> Iterator[None]:
             del weight.packed
 
 
-def is_plain(operand: Tensor | None) -> bool:
-    return operand is None or (is_float_on_cpu(operand) and operand.is_contiguous())
+def linear_layers(modules: Iterable[nn.Module]) -> Iterator[nn.Linear]:
+    return (part for module in modules for part in module.modules() if isinstance(part, nn.Linear))
 
 
-def is_float_on_cpu(operand: Tensor) -> bool:
-    return operand.device.type == "cpu" and operand.dtype == torch.float32
+def is_fast(weight: Tensor) -> bool:
+    return is_float_on_cpu(weight) and weight.is_contiguous() and torch.backends.mkldnn.is_available()
 
 
-def is_long_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    *,
-    is_causal: bool = False,
-    scale: float | None = None,
-    **more: Any,
-) -> bool:
-    return (
-        not (is_causal or more)
-        and scale is not None
-        and query.shape[2] >= ENOUGH_QUERIES
-        and all(map(is_float_on_cpu, (query, key, value)))
-    )
+def is_float_on_cpu(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu" and tensor.dtype == torch.float32
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`F.linear`, with the same bits for a row of x [..., K] whatever its other rows, and whether or not the
-    weight [N, K] is packed."""
-    weight = getattr(weight, "packed", weight)
+    """`F.linear` of float32 tensors on a CPU, with the same bits for a row of x [..., K] whatever its other
+    rows, and whether or not the weight [N, K] is packed."""
     product = torch.ops.mkldnn._linear_pointwise.default
     if x.numel() > x.shape[-1]:
-        return product(x, weight, bias, "none", [], "")
-    both = torch.cat((x, x)).view(2, -1)
+        return product(x.contiguous(), weight, bias, "none", [], "")
+    both = x.reshape(1, -1).expand(2, -1)
     return product(both, weight, bias, "none", [], "")[:1].view(*x.shape[:-1], -1)
+
+
+def suits_attention(query: Tensor) -> bool:
+    """Whether `attention` is faster than torch's own for queries [rows, heads, positions, head size]."""
+    return (
+        query.shape[2] >= ENOUGH_QUERIES and is_float_on_cpu(query) and torch.backends.mkldnn.is_available()
+    )
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
