@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+# Before torch is imported: workers with a thread for every core each would wait for one another most of the
+# time, up to seven times as long. A test that is about threads sets its own.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 REPOSITORY = Path(__file__).parents[1]
 REAL = REPOSITORY.parent / "shared" / "real"
 
@@ -17,11 +21,10 @@ Launch = Callable[..., "subprocess.Popen[str]"]
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Of a command that is tested: without what the tests' own shell has set for wq and its libraries, and
-    with one thread, as two processes of tests run at once."""
+    """Of a command that is tested: without what the tests' own shell has set for wq and its libraries."""
     own = ("MLFLOW", "HYDRA", "WQ", "HF_")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(own)}
-    return inherited | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"} | more
+    return inherited | {"HF_HUB_OFFLINE": "1"} | more
 
 
 @pytest.fixture
