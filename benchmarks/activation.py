@@ -14,14 +14,16 @@ import torch
 from benchmarks.measuring import Data, keep, options, table
 from wq.catalogue import load_format
 from wq.numerics.effective import Quantizer
-from wq.study.config import DatasetConfig, with_wide_scale
-from wq.study.datasets import load_speech
-from wq.whisper.activation import Range, quantized_activations
-from wq.whisper.decode import SAMPLING_RATE, transcribe
-from wq.whisper.layers import assign, walk
-from wq.whisper.model import load, locate
-from wq.whisper.quantize import quantized_weights
-from wq.whisper.schemes import DEFAULT_ROLES, Activation, Assignment
+from wq.study.spec.config import DatasetConfig, with_wide_scale
+from wq.study.speech.datasets import load_speech
+from wq.whisper.calibration.ranges import Range
+from wq.whisper.checkpoint.files import locate
+from wq.whisper.checkpoint.model import load
+from wq.whisper.decoding.decode import SAMPLING_RATE, transcribe
+from wq.whisper.layers.layers import assign, walk
+from wq.whisper.layers.schemes import DEFAULT_ROLES, Activation, Assignment
+from wq.whisper.methods.activation import quantized_activations
+from wq.whisper.methods.nearest import quantized_weights
 
 SCHEMES = {
     "none": None,

@@ -11,11 +11,12 @@ from transformers import (
     WhisperForConditionalGeneration,
 )
 
-from wq.study.config import DatasetConfig
-from wq.study.datasets import load_speech
-from wq.whisper.decode import SAMPLING_RATE
-from wq.whisper.greedy import Rules, decoding_rules
-from wq.whisper.model import Whisper, load, locate
+from wq.study.spec.config import DatasetConfig
+from wq.study.speech.datasets import load_speech
+from wq.whisper.checkpoint.files import locate
+from wq.whisper.checkpoint.model import Whisper, load
+from wq.whisper.decoding.decode import SAMPLING_RATE
+from wq.whisper.decoding.greedy import Rules, decoding_rules
 
 # Model size and layers of the encoder and of the decoder: Radford et al. 2022, table 1
 GEOMETRIES = {"tiny": (384, 4), "base": (512, 6), "small": (768, 12)}

@@ -13,9 +13,9 @@ import mlflow  # noqa: F401  whose imports are no part of the first job
 from transformers import WhisperForConditionalGeneration  # noqa: F401
 
 from wq.main import run
-from wq.study import evaluation, reuse
-from wq.study.composition import compose
-from wq.study.rows import Outcome
+from wq.study.job import evaluation, reuse
+from wq.study.job.rows import Outcome
+from wq.study.spec.composition import compose
 
 reference_seconds: list[float] = []
 

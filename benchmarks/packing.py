@@ -21,10 +21,11 @@ from benchmarks.measuring import Data, keep, options, table
 from wq.catalogue import load_format
 from wq.numerics.effective import resolve
 from wq.numerics.packing import pack, unpack
-from wq.whisper.export import assemble, write
-from wq.whisper.layers import assign, walk
-from wq.whisper.model import Whisper, load, locate
-from wq.whisper.schemes import Assignment
+from wq.whisper.checkpoint.files import locate
+from wq.whisper.checkpoint.model import Whisper, load
+from wq.whisper.export.export import assemble, write
+from wq.whisper.layers.layers import assign, walk
+from wq.whisper.layers.schemes import Assignment
 
 WEIGHT = (1280, 1280)
 BITS = (2, 3, 4, 5, 6, 8)

@@ -16,7 +16,7 @@ from transformers import WhisperForConditionalGeneration, WhisperProcessor
 from whisper_normalizer.english import EnglishTextNormalizer
 
 import wq
-from wq.whisper.model import locate
+from wq.whisper.checkpoint.files import locate
 
 
 def main() -> None:

@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.measuring import Data, keep, options, run, table
-from wq.study import results, statistics
-from wq.study.results import Row
-from wq.study.tracking import FINGERPRINT, Store
+from wq.study.score import statistics
+from wq.study.store import results
+from wq.study.store.results import Row
+from wq.study.store.tracking import FINGERPRINT, Store
 
 FORMATS = {
     "int8": 8,

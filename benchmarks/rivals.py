@@ -19,10 +19,10 @@ from transformers import pipeline as make_pipeline
 from transformers.utils import logging
 
 from benchmarks.cases import Case
-from wq.whisper.decode import SAMPLING_RATE
-from wq.whisper.features import log_mel
-from wq.whisper.greedy import decode_greedily, encode_rows
-from wq.whisper.onednn import packed_weights
+from wq.whisper.decoding.decode import SAMPLING_RATE
+from wq.whisper.decoding.features import log_mel
+from wq.whisper.decoding.greedy import decode_greedily, encode_rows
+from wq.whisper.decoding.onednn import packed_weights
 
 Rows = list[Any]  # ids, or a text, for each audio
 Batches = list[list[np.ndarray]]

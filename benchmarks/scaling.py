@@ -17,8 +17,8 @@ from statistics import median
 import altair
 
 from benchmarks.measuring import Data, keep, options, run, table
-from wq.study.config import DatasetConfig
-from wq.study.datasets import load_speech
+from wq.study.spec.config import DatasetConfig
+from wq.study.speech.datasets import load_speech
 
 UTTERANCES = (80, 160, 320, 640)
 POINTS = (4, 8, 16, 32)

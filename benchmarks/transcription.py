@@ -23,9 +23,9 @@ from transformers import WhisperForConditionalGeneration
 from benchmarks.cases import Case, nano, random_weights
 from benchmarks.measuring import Data, keep, medians, options, table
 from benchmarks.rivals import TRANSCRIBERS, WHISPER_CPP, agreeing, transcribers
-from wq.whisper.features import log_mel
-from wq.whisper.greedy import FRAMES_AT_ONCE, encode
-from wq.whisper.onednn import QUERIES_AT_ONCE, fast_products, is_fast, linear
+from wq.whisper.decoding.features import log_mel
+from wq.whisper.decoding.greedy import FRAMES_AT_ONCE, encode
+from wq.whisper.decoding.onednn import QUERIES_AT_ONCE, fast_products, is_fast, linear
 
 FEW = 16
 

@@ -13,10 +13,10 @@ from statistics import median
 import torch
 
 from benchmarks.cases import nano, random_weights
-from wq.whisper.decode import SAMPLING_RATE
-from wq.whisper.features import log_mel
-from wq.whisper.greedy import decode_greedily, encode_rows
-from wq.whisper.onednn import packed_weights
+from wq.whisper.decoding.decode import SAMPLING_RATE
+from wq.whisper.decoding.features import log_mel
+from wq.whisper.decoding.greedy import decode_greedily, encode_rows
+from wq.whisper.decoding.onednn import packed_weights
 
 
 def main() -> None:

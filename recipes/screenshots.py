@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from wq.study.tracking import Store
+from wq.study.store.tracking import Store
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

@@ -83,7 +83,8 @@ def plan(layers, format: str, granularity: str = "group", group: int | None = No
 @pytest.fixture(scope="session")
 def nano():
     """The shipped model."""
-    from wq.whisper.model import load, locate
+    from wq.whisper.checkpoint.files import locate
+    from wq.whisper.checkpoint.model import load
 
     return load(locate("wq:nano"))
 
@@ -91,7 +92,7 @@ def nano():
 @pytest.fixture(scope="session")
 def commands():
     """The shipped test set's clean split."""
-    from wq.study.config import DatasetConfig
-    from wq.study.datasets import load_speech
+    from wq.study.spec.config import DatasetConfig
+    from wq.study.speech.datasets import load_speech
 
     return load_speech(DatasetConfig(source="manifest", path="wq:commands", split="clean"))

@@ -12,8 +12,8 @@ import torch
 
 from tests.conftest import Run
 from wq import caches
-from wq.whisper.calibration import Observed
-from wq.whisper.calibration_cache import cached
+from wq.whisper.calibration.cache import cached
+from wq.whisper.calibration.calibration import Observed
 
 KIND = "calibration"
 

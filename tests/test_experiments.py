@@ -8,10 +8,10 @@ import pytest
 
 from tests.conftest import Run
 from wq.catalogue import conf_dir
-from wq.study.composition import compose
-from wq.study.config import ConfigurationError
-from wq.study.effective import effective_spec
-from wq.study.spec import Source
+from wq.study.spec.composition import compose
+from wq.study.spec.config import ConfigurationError
+from wq.study.spec.effective import effective_spec
+from wq.study.spec.spec import Source
 
 EXPERIMENTS = sorted(path.stem for path in (conf_dir() / "experiment").glob("*.yaml"))
 LOCAL = [name for name in EXPERIMENTS if name != "published"]  # which is about models of the hub

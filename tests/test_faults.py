@@ -133,8 +133,8 @@ from pathlib import Path
 import evaluate, jiwer, mlflow.store.tracking.sqlalchemy_store, soundfile, torch  # once for all
 from transformers import AutoTokenizer, WhisperFeatureExtractor, WhisperForConditionalGeneration
 from wq.main import run
-from wq.study import evaluation, report
-from wq.study.composition import compose
+from wq.study.job import evaluation; from wq.study.report import report
+from wq.study.spec.composition import compose
 gate, opener = os.pipe()
 children = []
 for number in range(int(sys.argv[1])):

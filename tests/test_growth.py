@@ -7,7 +7,7 @@ import pytest
 
 from tests.conftest import Run
 from tests.test_faults import command
-from wq.whisper.model import locate
+from wq.whisper.checkpoint.files import locate
 
 JOBS = 200
 

@@ -24,19 +24,19 @@ from tests.hub_server import Repository, serve
 from wq import hub
 from wq.catalogue import conf_dir
 from wq.hub import ASSETS, PATIENCE
-from wq.study.config import DatasetConfig
-from wq.study.datasets import load_speech
-from wq.study.parquet import split_files
-from wq.whisper.model import content_hash
+from wq.study.spec.config import DatasetConfig
+from wq.study.speech.datasets import load_speech
+from wq.study.speech.parquet import split_files
+from wq.whisper.checkpoint.files import content_hash
 
 TEXTS = {"test": ["one", "two words", "three", "four"], "validation": ["five"], "train.100": ["six"]}
 
 
 PROGRAM = """
 import json, sys, time
-from wq.study.config import DatasetConfig
-from wq.study.datasets import load_speech
-from wq.whisper.model import content_hash, locate
+from wq.study.spec.config import DatasetConfig
+from wq.study.speech.datasets import load_speech
+from wq.whisper.checkpoint.files import content_hash, locate
 
 def answer(model=None, dataset=None, limit=None):
     if model:

@@ -17,9 +17,12 @@ import psutil
 import pytest
 
 from tests.conftest import Launch, Run
-from wq.study import grid, progress, slurm
-from wq.study.processes import run_in_processes
-from wq.study.progress import PLAN, look
+from wq import console, slurm
+from wq.console import raise_if_interrupted
+from wq.processes import run_in_processes
+from wq.study.grid import progress
+from wq.study.grid.progress import look
+from wq.study.store.results import PLAN
 
 GRID = ("format=int4,nvfp4", "group=32,128", "limit=8", "resamples=200")
 POINTS = ("fp32", "int4-g32", "int4-g128", "nvfp4-g32", "nvfp4-g128")
@@ -241,15 +244,15 @@ class Collected:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_interrupt_that_python_drops_is_heard_before_the_next_job(monkeypatch):
-    monkeypatch.setattr(grid, "stops", [])
-    before = signal.signal(signal.SIGINT, grid._interrupt)
+    monkeypatch.setattr(console, "ending", console.Ending())
+    before = signal.signal(signal.SIGINT, console._interrupt)
     try:
-        grid.heed_interrupt()
+        raise_if_interrupted()
         thing = Collected()
         reference = weakref.ref(thing, lambda _: signal.raise_signal(signal.SIGINT))
         del thing
         assert reference() is None
         with pytest.raises(KeyboardInterrupt):
-            grid.heed_interrupt()
+            raise_if_interrupted()
     finally:
         signal.signal(signal.SIGINT, before)

@@ -9,14 +9,21 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "wq"
 
-ROOMS = {
-    # room: what of wq and of the outside it may import
+FLOORS = {
+    # floor: what of wq and of the outside it may import
     "numerics": ({"numerics", "caches"}, {"torch", "triton"}),
     "whisper": (
         {"whisper", "numerics", "hub", "caches"},
         {"torch", "transformers", "numpy", "safetensors", "tqdm", "huggingface_hub"},
     ),
 }
+
+# The rooms of a floor from the ground up: each may import those before it, and none after
+ROOMS = {
+    "whisper": ("checkpoint", "layers", "decoding", "calibration", "methods", "export"),
+    "study": ("spec", "speech", "score", "store", "resources", "compare", "report", "job", "grid"),
+}
+MOST_FILES = 12
 
 
 def imports(file: Path) -> set[str]:
@@ -27,16 +34,25 @@ def imports(file: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file}: relative imports hide which room is meant"
             names = {f"{node.module}.{alias.name}" for alias in node.names}
-            modules |= names if node.module == "wq" else {str(node.module)}
+            modules |= names if str(node.module).startswith("wq") else {str(node.module)}
     return modules
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_rooms_import_one_way(room):
-    rooms, libraries = ROOMS[room]
-    files = sorted((SOURCE / room).rglob("*.py"))
-    assert files
-    for file in files:
+def files(place: Path) -> list[Path]:
+    return sorted(place.rglob("*.py"))
+
+
+def rooms_of(module: str, floor: str) -> str | None:
+    """The room of this floor that a module lies in."""
+    top, *rest = module.split(".")
+    return rest[1] if top == "wq" and rest[:1] == [floor] and len(rest) > 1 else None
+
+
+@pytest.mark.parametrize("floor", FLOORS)
+def test_floors_import_one_way(floor):
+    rooms, libraries = FLOORS[floor]
+    assert files(SOURCE / floor)
+    for file in files(SOURCE / floor):
         for module in imports(file):
             top, *rest = module.split(".")
             allowed = (
@@ -44,7 +60,52 @@ def test_rooms_import_one_way(room):
                 if top == "wq"
                 else top in libraries or top in sys.stdlib_module_names
             )
-            assert allowed, f"{file.relative_to(SOURCE)} imports {module}, which the room {room} may not"
+            assert allowed, f"{file.relative_to(SOURCE)} imports {module}, which the floor {floor} may not"
+
+
+@pytest.mark.parametrize("floor", ROOMS)
+def test_rooms_import_one_way(floor):
+    order = ROOMS[floor]
+    assert {path.name for path in (SOURCE / floor).iterdir() if path.is_dir() and path.name[0] != "_"} == {
+        *order
+    }
+    for height, room in enumerate(order):
+        for file in files(SOURCE / floor / room):
+            for module in imports(file):
+                other = rooms_of(module, floor)
+                assert other is None or other in order[: height + 1], (
+                    f"{file.relative_to(SOURCE)} imports {module}, from a room above {room}"
+                )
+
+
+@pytest.mark.parametrize("floor", ROOMS)
+def test_a_room_says_what_it_answers_and_is_no_hall(floor):
+    for room in ROOMS[floor]:
+        docstring = ast.get_docstring(ast.parse((SOURCE / floor / room / "__init__.py").read_text()))
+        assert docstring, room
+        assert docstring.endswith("?"), f"{room}: {docstring}"
+        assert len(files(SOURCE / floor / room)) - 1 <= MOST_FILES, room
+
+
+def test_no_files_import_each_other_in_a_circle():
+    names = {
+        ".".join(("wq", *file.relative_to(SOURCE).with_suffix("").parts)): file for file in files(SOURCE)
+    }
+    reached = {
+        name: {
+            other
+            for module in imports(file)
+            for other in (module, module.rpartition(".")[0])
+            if other in names and other != name
+        }
+        for name, file in names.items()
+    }
+    while True:  # leave out whatever imports nothing that is left: what stays is in a circle, or above one
+        leaves = {name for name, others in reached.items() if not others & reached.keys()}
+        if not leaves:
+            break
+        reached = {name: others for name, others in reached.items() if name not in leaves}
+    assert not reached
 
 
 @pytest.mark.parametrize("library", ["hydra", "mlflow", "datasets", "jiwer", "evaluate", "altair", "triton"])
@@ -59,7 +120,9 @@ def test_each_framework_stays_behind_few_files(library):
     assert 1 <= len(users) <= limit, users
 
 
-@pytest.mark.parametrize("module", ["wq", "wq.main", "wq.study.composition", "wq.study.grid", "wq.__main__"])
+@pytest.mark.parametrize(
+    "module", ["wq", "wq.main", "wq.study.spec.composition", "wq.study.grid.grid", "wq.console"]
+)
 def test_answers_need_no_heavy_import(module):
     heavy = ("torch", "transformers", "mlflow", "datasets", "evaluate", "altair", "pandas")
     script = f"import sys, {module}; print([name for name in {heavy} if name in sys.modules])"

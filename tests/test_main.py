@@ -15,7 +15,7 @@ import pytest
 import soundfile
 
 from tests.conftest import REAL, Run, environment
-from wq.study.tracking import GRID, PARENT, Store
+from wq.study.store.tracking import GRID, PARENT, Store
 
 GRID_COMMAND = ("-m", "format=int4,nvfp4", "group=32,128", "limit=5", "resamples=200")
 POINTS = {"fp32", "int4-g32", "int4-g128", "nvfp4-g32", "nvfp4-g128"}
@@ -127,7 +127,7 @@ def test_one_job_prints_its_line(wq: Run, tmp_path: Path):
 
 @pytest.mark.slow
 def test_a_renamed_checkpoint_is_the_same_point_under_its_own_name(wq: Run, tmp_path: Path):
-    from wq.whisper.model import locate
+    from wq.whisper.checkpoint.files import locate
 
     shutil.copytree(locate("wq:nano"), tmp_path / "copy")
     arguments = ("format=int4", "limit=3", "resamples=50")
@@ -211,7 +211,7 @@ def no_whisper(directory: Path) -> None:
 
 
 def corrupt_checkpoint(directory: Path) -> None:
-    from wq.whisper.model import locate
+    from wq.whisper.checkpoint.files import locate
 
     shutil.copytree(locate("wq:nano"), directory / "nano")
     weights = directory / "nano" / "model.safetensors"
@@ -304,7 +304,7 @@ def test_the_traceback_is_there_for_who_asks(wq: Run):
 @pytest.mark.slow
 def test_audio_of_any_rate_and_channels_is_read(wq: Run, tmp_path: Path):
     """Resampled, mixed down, cut to the window, and counted; not refused."""
-    from wq.whisper.model import locate
+    from wq.whisper.checkpoint.files import locate
 
     source = locate("wq:nano").parent / "commands"
     row = json.loads((source / "clean.jsonl").read_text().splitlines()[0])

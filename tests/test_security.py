@@ -16,8 +16,9 @@ from tests.conftest import REPOSITORY, Run
 from tests.test_launchers import until
 from tests.test_slurm import free_ports
 from wq.commands import export, sensitivity
-from wq.study.reachability import without_password
-from wq.whisper.model import ModelError, load, locate
+from wq.console import without_password
+from wq.whisper.checkpoint.files import ModelError, locate
+from wq.whisper.checkpoint.model import load
 
 SECRET = "hunter2-0b5d"
 SECRETS = {
@@ -116,9 +117,9 @@ TABLES = {
 @pytest.mark.parametrize("path", ["../secret.wav", "x/../../secret.wav", "./../secret"])
 @pytest.mark.parametrize("table", TABLES)
 def test_no_table_leads_out_of_its_directory(tmp_path: Path, table: str, path: str):
-    from wq.study.audio import DataError
-    from wq.study.config import DatasetConfig
-    from wq.study.datasets import load_speech
+    from wq.study.spec.config import DatasetConfig
+    from wq.study.speech.audio import DataError
+    from wq.study.speech.datasets import load_speech
 
     file = tmp_path / "data" / table
     file.parent.mkdir(parents=True)

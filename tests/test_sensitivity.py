@@ -8,15 +8,16 @@ import pytest
 import torch
 
 from tests.conftest import Run
-from wq.study.composition import compose
-from wq.study.config import ConfigurationError
-from wq.study.effective import effective_spec
-from wq.study.sensitivity import only, output_error, parts_of, scheme_of
-from wq.study.spec import Source, Spec
-from wq.whisper.calibration import Observed, observe
-from wq.whisper.geometry import Geometry
-from wq.whisper.layers import walk
-from wq.whisper.roles import LINEAR_ROLES
+from wq.console import Ending
+from wq.study.job.sensitivity import only, output_error, parts_of, scheme_of
+from wq.study.spec.composition import compose
+from wq.study.spec.config import ConfigurationError
+from wq.study.spec.effective import effective_spec
+from wq.study.spec.spec import Source, Spec
+from wq.whisper.calibration.calibration import Observed, observe
+from wq.whisper.checkpoint.geometry import Geometry
+from wq.whisper.layers.layers import walk
+from wq.whisper.layers.roles import LINEAR_ROLES
 
 
 def spec_of(*arguments: str) -> Spec:
@@ -146,7 +147,7 @@ def test_what_is_mistyped_is_told_in_one_line(argument, said, monkeypatch, capsy
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["wq sensitivity", argument])
-    monkeypatch.setattr("wq.study.grid.failures", [])
+    monkeypatch.setattr("wq.console.ending", Ending())
     with pytest.raises(SystemExit, match="1"):
         sensitivity.main()
     lines = capsys.readouterr().err.splitlines()

@@ -18,7 +18,7 @@ import requests
 from tests.conftest import REPOSITORY, Launch, Run
 from tests.test_launchers import OWN, sweep_of, until
 from tests.test_slurm import free_ports
-from wq.study.tracking import GRID, PARENT, Store
+from wq.study.store.tracking import GRID, PARENT, Store
 
 pytestmark = pytest.mark.postgres
 

@@ -17,7 +17,7 @@ import pytest
 
 from tests.conftest import Launch, Run
 from tests.test_launchers import GRID, POINTS, finished, numbers, runs, sweep_of, until
-from wq.study.tracking import HOST, JOB, PID, Store, is_dead
+from wq.study.store.tracking import HOST, JOB, PID, Store, is_dead
 
 pytestmark = pytest.mark.slurm
 

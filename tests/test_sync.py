@@ -14,14 +14,15 @@ import pytest
 
 from tests.conftest import Run, environment
 from wq.commands.sync import sync as command
-from wq.study import progress, reachability, recording, results, sync
-from wq.study.composition import compose
-from wq.study.evaluation import obtain
-from wq.study.grid import told
-from wq.study.job import prepare
-from wq.study.results import RECORD, RESULT, TRANSCRIPTS
-from wq.study.sync import COPIED, KNOWN, RECORDED, IncompleteError
-from wq.study.tracking import FINGERPRINT, GRID, PARENT, PID, RECORD_ID, Store
+from wq.console import Ending
+from wq.study.grid import progress, sync
+from wq.study.grid.sync import COPIED, KNOWN, RECORDED, IncompleteError
+from wq.study.job.evaluation import obtain
+from wq.study.job.job import prepare
+from wq.study.spec.composition import compose
+from wq.study.store import reachability, recording, results
+from wq.study.store.results import RECORD, RESULT, TRANSCRIPTS
+from wq.study.store.tracking import FINGERPRINT, GRID, PARENT, PID, RECORD_ID, Store
 
 GRID_OF = ("format=int4,nvfp4", "smoothquant=none,fixed", "limit=2", "resamples=50", "calibration.limit=2")
 POINTS = 5  # with the reference
@@ -56,7 +57,7 @@ def other(grid: Path, request: pytest.FixtureRequest, monkeypatch: pytest.Monkey
 
 
 def bring(directory: Path, store: Store) -> Counter[str]:
-    return sync.sync([directory], lambda record: Store(store.uri, store.experiment), told)
+    return sync.sync([directory], lambda record: Store(store.uri, store.experiment))
 
 
 def runs(store: Store) -> list:
@@ -116,8 +117,8 @@ def test_what_is_brought_is_what_the_job_wrote(grid: Path, other: Store):
 def test_once_however_many_at_once(grid: Path, other: Store):
     script = (
         "import sys; from pathlib import Path\n"
-        "from wq.study import grid, sync; from wq.study.tracking import Store\n"
-        "print(sync.sync([Path('multirun')], lambda record: Store(*sys.argv[1:]), grid.told)[sync.RECORDED])"
+        "from wq.study.grid import sync; from wq.study.store.tracking import Store\n"
+        "print(sync.sync([Path('multirun')], lambda record: Store(*sys.argv[1:]))[sync.RECORDED])"
     )
     other.check()
     words = [sys.executable, "-c", script, other.uri, other.experiment]
@@ -217,7 +218,7 @@ def test_a_store_that_cannot_be_opened_is_told_once(
     grid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], uri: str
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("wq.study.grid.failures", [])
+    monkeypatch.setattr("wq.console.ending", Ending())
     command([str(grid / "multirun"), f"tracking_uri={uri}"])
     told = capsys.readouterr()
     assert "not recorded" in told.out
@@ -311,7 +312,7 @@ def test_a_file_that_nobody_may_write(
 
 def test_a_failure_in_a_job_is_its_own(other: Store):
     """A fault of ours is no store that cannot be reached."""
-    with pytest.raises(ZeroDivisionError), other.connection.spared():
+    with pytest.raises(ZeroDivisionError), other.connection.optional():
         print(1 / 0)
     assert other.connection.failure is None
     with pytest.raises(TypeError), other.running("point", {FINGERPRINT: "abc", PID: "1"}, None):

@@ -21,13 +21,14 @@ from index import BATCHES, MEMORY, SENSITIVITY, write_index
 from tables import read_questions, write_experiment, write_pairs
 
 from wq.catalogue import conf_dir
-from wq.study.composition import compose
-from wq.study.job import prepare
-from wq.study.results import Row, one_line
-from wq.study.rows import weight_columns
-from wq.study.scenes import Scene, is_finished, reference_of, scenes
-from wq.study.selection import Selection, of_stores
-from wq.study.tracking import Store, default_uri
+from wq.console import one_line
+from wq.study.compare.scenes import Scene, is_finished, reference_of, scenes
+from wq.study.compare.selection import Selection, of_stores
+from wq.study.job.job import prepare
+from wq.study.job.rows import weight_columns
+from wq.study.spec.composition import compose
+from wq.study.store.results import Row
+from wq.study.store.tracking import Store, default_uri
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parents[1] / "docs" / "results"

@@ -11,12 +11,12 @@ from typing import Any
 
 import yaml
 
-from wq.study import figures
-from wq.study.comparison import Side, difference
-from wq.study.pareto import front
-from wq.study.report import scene_marks
-from wq.study.results import Row, read_rows, write_whole
-from wq.study.scenes import Scene, number
+from wq.study.compare.comparison import Side, difference
+from wq.study.compare.scenes import Scene, number
+from wq.study.report import figures
+from wq.study.report.report import scene_marks
+from wq.study.score.pareto import front
+from wq.study.store.results import Row, read_rows, write_whole
 
 DIGITS = 8  # after the point, of what is no count
 

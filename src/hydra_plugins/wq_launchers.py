@@ -1,6 +1,7 @@
 """Where the jobs of a grid run: in this process, in several of this machine, or on a Slurm cluster.
 
-Hydra takes launchers only from the namespace package `hydra_plugins`; what these do is in `wq.study`.
+Hydra takes launchers only from the namespace package `hydra_plugins`; what these do is in
+`wq.processes` and `wq.slurm`.
 """
 
 import logging
@@ -19,7 +20,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 if TYPE_CHECKING:
-    from wq.study.config import Config
+    from wq.study.spec.config import Config
 
 log = logging.getLogger(__name__)
 
@@ -38,20 +39,22 @@ class Jobs:
     slurm: bool = False
     report: bool = False
     aloud: bool = False
-    coming: Mapping[str, Any] = field(default_factory=dict)  # see wq.study.reuse
+    coming: Mapping[str, Any] = field(default_factory=dict)  # see wq.study.job.reuse
 
     def __call__(self) -> None:
         Singleton.set_state(self.singletons)
         setup_globals()
         if not self.slurm:
             return self.run()
-        from wq.study.slurm import run_as_job
+        from wq.slurm import run_as_job
 
         return run_as_job(self.run)
 
     def run(self) -> None:
         """Run the points that have no result here yet: a job that was queued again goes on where it was."""
-        from wq.study import grid, results
+        from wq.console import raise_if_interrupted, report_errors
+        from wq.study.grid import grid
+        from wq.study.store import results
 
         sweep = Path(self.config.hydra.sweep.dir)
         composed = {}
@@ -59,21 +62,21 @@ class Jobs:
             directory = sweep / str(number)
             if not (directory / results.RESULT).exists():
                 (directory / results.ERROR).unlink(missing_ok=True)
-                with grid.told(directory):
+                with report_errors(results.keep_failure(directory)):
                     composed[number] = compose(self.context, self.config, overrides)
         for number in self.order(composed):
-            grid.heed_interrupt()
+            raise_if_interrupted()
             if self.aloud:
                 log.info(f"\t#{number} : {' '.join(filter_overrides(self.points[number]))}")
-            with grid.told(sweep / str(number)):
+            with report_errors(results.keep_failure(sweep / str(number))):
                 self.run_point(number, composed.pop(number))
         if self.report:
-            with grid.told():
+            with report_errors():
                 grid.finish_detached(sweep, self.config)
 
     def order(self, composed: Mapping[int, DictConfig]) -> list[int]:
         """The numbers of these points in the order in which they run."""
-        from wq.study import reuse
+        from wq.study.job import reuse
 
         order, coming = plan(composed) if len(composed) > 1 else (list(composed), self.coming)
         reuse.here.coming |= coming
@@ -104,7 +107,7 @@ def compose(context: HydraContext, config: DictConfig, overrides: Sequence[str])
 
 
 def checked(composed: DictConfig) -> "Config":
-    from wq.study.composition import as_config
+    from wq.study.spec.composition import as_config
 
     config = composed.copy()
     with open_dict(config):
@@ -113,8 +116,9 @@ def checked(composed: DictConfig) -> "Config":
 
 
 def plan(composed: Mapping[int, DictConfig]) -> tuple[list[int], dict[str, Any]]:
-    """The numbers of points in the order in which they are to run, and what they read: see wq.study.reuse."""
-    from wq.study import reuse
+    """The numbers of points in the order in which they are to run, and what they read: see
+    wq.study.job.reuse."""
+    from wq.study.job import reuse
 
     configs = {}
     for number, config in composed.items():
@@ -127,7 +131,7 @@ def plan(composed: Mapping[int, DictConfig]) -> tuple[list[int], dict[str, Any]]
 def write_plan(config: DictConfig, points: Points, jobs: Mapping[int, str]) -> None:
     import shlex
 
-    from wq.study import progress
+    from wq.study.grid import progress
 
     overrides = [text for text in config.hydra.overrides.hydra if not text.startswith("hydra.mode=")]
     command = shlex.join(["python", "-m", "wq.main", "-m", *overrides, *config.hydra.overrides.task])
@@ -136,7 +140,7 @@ def write_plan(config: DictConfig, points: Points, jobs: Mapping[int, str]) -> N
 
 
 def refuse_detach(config: DictConfig) -> None:
-    from wq.study.config import ConfigurationError
+    from wq.study.spec.config import ConfigurationError
 
     if config.detach:
         raise ConfigurationError("detach=true needs a cluster that takes the jobs; give hydra/launcher=slurm")
@@ -182,15 +186,16 @@ class Joblib(_Launcher):
     """In processes of this machine."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from wq.study import grid
-        from wq.study.processes import run_in_processes
+        from wq.console import report_errors
+        from wq.processes import run_in_processes
+        from wq.study.store.results import keep_failure
 
         refuse_detach(self.config)
         points = dict(enumerate(job_overrides, initial_job_idx))
         write_plan(self.config, points, {})
 
         def lost(number: int, error: Exception) -> None:
-            with grid.told(self.sweep / str(number)):
+            with report_errors(keep_failure(self.sweep / str(number))):
                 raise error
 
         order, coming = plan({n: compose(self.context, self.config, texts) for n, texts in points.items()})
@@ -203,7 +208,8 @@ class Slurm(_Launcher):
     """In jobs of a Slurm cluster, `chunk` points in each."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from wq.study import grid, slurm
+        from wq import slurm
+        from wq.study.grid import grid
 
         points = dict(enumerate(job_overrides, initial_job_idx))
         settings = checked(compose(self.context, self.config, job_overrides[0]))
@@ -240,17 +246,17 @@ class Slurm(_Launcher):
         return []
 
     def is_done(self, number: int) -> bool:
-        from wq.study.results import RESULT
+        from wq.study.store.results import RESULT
 
         return (self.sweep / str(number) / RESULT).exists()
 
     def known(self) -> set[str]:
         """The fingerprints of the points that the store has."""
-        from wq.study.grid import open_store
-        from wq.study.tracking import FINGERPRINT
+        from wq.study.grid.grid import open_store
+        from wq.study.store.tracking import FINGERPRINT
 
         store = open_store(self.config)
-        with store.connection.spared():
+        with store.connection.optional():
             return {run.data.tags[FINGERPRINT] for run in store.runs("attributes.status = 'FINISHED'")}
         return set()
 
@@ -258,7 +264,7 @@ class Slurm(_Launcher):
         """Whether a point needs no job, as the store has it and its reference."""
         from dataclasses import replace
 
-        from wq.study.job import prepare
+        from wq.study.job.job import prepare
 
         config = checked(compose(self.context, self.config, overrides))
         try:

@@ -25,7 +25,7 @@ def load(name: str):
 
 
 def main() -> None:
-    from wq.study.grid import run_plainly
+    from wq.console import run_command
 
     known = commands()
     width = max(map(len, known)) + 2
@@ -33,7 +33,7 @@ def main() -> None:
     usage = USAGE.format(commands="\n".join(lines))
     name, *rest = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
-        run_plainly(lambda _: print(usage), usage)
+        run_command(lambda _: print(usage), usage)
         return
     if name not in known:
         print(f"error: wq {name} is no command; choose one of {', '.join(known)}", file=sys.stderr)

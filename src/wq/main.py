@@ -12,51 +12,56 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from wq.catalogue import conf_dir
-from wq.study.composition import as_config, register_schema
-from wq.study.config import Config
+from wq.study.spec.composition import as_config, register_schema
+from wq.study.spec.config import Config
 
 register_schema()
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
 def job(composed: DictConfig) -> None:
-    from wq.study import grid
+    from wq.console import report_errors
+    from wq.study.store.results import keep_failure
 
     directory = Path(HydraConfig.get().runtime.output_dir)
-    with grid.told(directory):
+    with report_errors(keep_failure(directory)):
         run(as_config(composed), directory, list(HydraConfig.get().overrides.task))
 
 
 def run(config: Config, directory: Path, overrides: list[str]) -> None:
     """Evaluate one point, or take it from the store; leave its files in the directory and print its line."""
-    from wq.study.effective import tell_ignored
-    from wq.study.job import prepare
+    from wq.study.job.job import prepare
+    from wq.study.spec.effective import tell_ignored
 
     job = prepare(config, overrides)
     # After it, as they import torch: what is wrong with the configuration is said before
-    from wq.study import evaluation, expected, grid, progress, report, results, reuse
+    from wq.console import say
+    from wq.study.compare import expected
+    from wq.study.job import evaluation, reuse
+    from wq.study.report import report
+    from wq.study.store import results
 
     tell_ignored(job.spec)
     reuse.here.expect(job.spec)  # before its reference, which may leave something for it
-    sweep = progress.sweep_of(directory)
+    sweep = results.sweep_of(directory)
     job.store.connection.tell_failure(sweep or directory)
     reference = None if job.spec.is_reference else evaluation.obtain(job.reference(), directory / "reference")
     if reference:
         results.write_row(directory / results.REFERENCE, reference.row)
         if not reference.reused:
-            grid.say(report.format_line(reference.row))
+            say(report.format_line(reference.row))
     outcome = evaluation.obtain(job, directory, reference)
     job.store.connection.tell_failure(sweep or directory)
     for notice in evaluation.notices(outcome.row):
         print(f"{job.spec.point}: {notice}", file=sys.stderr)
-    grid.say(report.format_line(outcome.row) + ("  (from the store)" if outcome.reused else ""))
+    say(report.format_line(outcome.row) + ("  (from the store)" if outcome.reused else ""))
     if not sweep:  # a grid looks at all of its points when they have ended
         for error in expected.unexpected([outcome.row], config.expect_wer):
             raise error
 
 
 def main() -> None:
-    from wq.study import grid
+    from wq.study.grid import grid
 
     grid.run_application(job)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.browser.points import points
-from wq.study.report import write_report
+from wq.study.report.report import write_report
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

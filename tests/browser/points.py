@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from wq.study import results, statistics
-from wq.study.results import Row
-from wq.study.selection import Selection
+from wq.study.compare.selection import Selection
+from wq.study.score import statistics
+from wq.study.store import results
+from wq.study.store.results import Row
 
 FORMATS = {"int4": 0.06, "int3": 0.2, "nvfp4": 0.09}
 GROUPS = {32: 0.0, 128: 0.05}

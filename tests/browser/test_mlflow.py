@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import environment
-from wq.study import results
-from wq.study.selection import of_stores
-from wq.study.tracking import FINGERPRINT, GRID, Store
+from wq.study.compare.selection import of_stores
+from wq.study.store import results
+from wq.study.store.tracking import FINGERPRINT, GRID, Store
 
 pytestmark = pytest.mark.browser
 

@@ -5,9 +5,9 @@ import re
 import pytest
 
 from tests.browser.points import FORMATS, points
-from tests.study.test_report import HOSTILE, row
-from wq.study.report import write_report
-from wq.study.selection import Selection
+from tests.study.report.test_report import HOSTILE, row
+from wq.study.compare.selection import Selection
+from wq.study.report.report import write_report
 
 pytestmark = pytest.mark.browser
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from wq.study.tracking import Store
+from wq.study.store.tracking import Store
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from wq import caches
 from wq.caches import Entry
-from wq.study.grid import run_plainly
+from wq.console import run_command
 
 HELP = """usage: wq cache                 what is kept: kinds, entries, bytes, the place and its limit
        wq cache clear [KIND ...]   remove all of it, or these kinds; what a process is using stays
@@ -15,7 +15,7 @@ the store."""
 
 
 def main() -> None:
-    run_plainly(tell, HELP)
+    run_command(tell, HELP)
 
 
 def tell(arguments: list[str]) -> None:

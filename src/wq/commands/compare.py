@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from wq.study.grid import run_plainly
+from wq.console import run_command
 
 HELP = """usage: wq compare A B [key=value ...]
 
@@ -24,7 +24,7 @@ What is wrong stands between asterisks: *this* was not said, or not here, and fo
 
 
 def main() -> None:
-    run_plainly(compare, HELP)
+    run_command(compare, HELP)
 
 
 def compare(arguments: list[str]) -> None:
@@ -37,10 +37,10 @@ def compare(arguments: list[str]) -> None:
     limit = _limit(columns.pop("limit", "10"))
     uri, experiment = columns.pop("tracking_uri", ""), columns.pop("experiment_name", "wq")
 
-    from wq.study.comparison import difference
-    from wq.study.comparison_text import format_difference
-    from wq.study.lookup import find
-    from wq.study.tracking import Store, default_uri
+    from wq.study.compare.comparison import difference
+    from wq.study.compare.lookup import find
+    from wq.study.report.comparison_text import format_difference
+    from wq.study.store.tracking import Store, default_uri
 
     first, second = find(names, Store(uri or default_uri(), experiment), columns)
     print(format_difference(difference(first, second), limit))

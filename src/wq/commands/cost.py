@@ -2,7 +2,7 @@
 
 from itertools import product
 
-from wq.study.grid import run_plainly
+from wq.console import run_command
 
 HELP = """usage: wq cost [hardware=NAME,...] [key=value ...]
 
@@ -42,16 +42,16 @@ HEADER = (
 
 
 def main() -> None:
-    from wq.study.hardware import hardware_names
+    from wq.study.resources.hardware import hardware_names
 
-    run_plainly(tell, HELP.format(names=", ".join(hardware_names())))
+    run_command(tell, HELP.format(names=", ".join(hardware_names())))
 
 
 def tell(arguments: list[str]) -> None:
-    from wq.study.cost import estimate
-    from wq.study.footprint import workload
-    from wq.study.hardware import hardware_names, load_hardware
-    from wq.study.points import aligned, compose_points, leave_table, split_settings, table_file
+    from wq.study.resources.cost import estimate
+    from wq.study.resources.footprint import workload
+    from wq.study.resources.hardware import hardware_names, load_hardware
+    from wq.study.resources.points import aligned, compose_points, leave_table, split_settings, table_file
 
     known = {"hardware": load_hardware, "tokens": int, "seconds": float, "csv": table_file}
     settings, overrides = split_settings(arguments, known)

@@ -4,12 +4,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wq.study.grid import refuse_passwords, run_plainly
+from wq.console import refuse_passwords, run_command
 
 if TYPE_CHECKING:
-    from wq.study.job import Job
-    from wq.study.results import Row
-    from wq.study.spec import Spec
+    from wq.study.job.job import Job
+    from wq.study.spec.spec import Spec
+    from wq.study.store.results import Row
 
 HELP = """usage: wq export out=DIR [key=value ...]
 
@@ -27,16 +27,16 @@ share_tensor_scale=true is for nvfp4 on engines that multiply q, k and v by one 
 
 
 def main() -> None:
-    run_plainly(export, HELP)
+    run_command(export, HELP)
 
 
 def export(arguments: list[str]) -> None:
-    from wq.study.composition import compose
-    from wq.study.config import ConfigurationError
-    from wq.study.effective import tell_ignored
-    from wq.study.job import prepare
-    from wq.study.points import split_settings
-    from wq.whisper.target import LAYOUTS, RESTS, check_target
+    from wq.study.job.job import prepare
+    from wq.study.resources.points import split_settings
+    from wq.study.spec.composition import compose
+    from wq.study.spec.config import ConfigurationError
+    from wq.study.spec.effective import tell_ignored
+    from wq.whisper.export.target import LAYOUTS, RESTS, check_target
 
     refuse_passwords(arguments)
     names = ("out", "layout", "rest", "overwrite", "result")
@@ -73,12 +73,12 @@ def write(
     overwrite: bool = False,
     result: str | None = None,
 ) -> None:
-    from wq.study import card
-    from wq.study.config import ConfigurationError
-    from wq.study.job import load_once
-    from wq.study.quantization import quantized
-    from wq.whisper import export
-    from wq.whisper.schemes import by_role
+    from wq.study.job.job import load_once
+    from wq.study.job.quantization import quantized
+    from wq.study.report import card
+    from wq.study.spec.config import ConfigurationError
+    from wq.whisper.export import export
+    from wq.whisper.layers.schemes import by_role
 
     spec, config = job.spec, job.config
     if spec.smoothquant and spec.smoothquant.fc2:
@@ -137,8 +137,8 @@ def notices(spec: "Spec", contents: Any) -> list[str]:
 
 def stored_row(job: "Job") -> "Row | None":
     """The store's finished run of this point. It only looks: where there is no store, there is no run."""
-    from wq.study.reachability import StoreError
-    from wq.study.tracking import finished
+    from wq.study.store.reachability import StoreError
+    from wq.study.store.tracking import finished
 
     try:
         runs = job.store.runs(finished(job.spec.fingerprint))
@@ -149,8 +149,8 @@ def stored_row(job: "Job") -> "Row | None":
 
 def told_row(spec: "Spec", path: Path) -> "Row":
     """The row of a result.json. Raises ConfigurationError where it is another point's."""
-    from wq.study.config import ConfigurationError
-    from wq.study.results import read_row
+    from wq.study.spec.config import ConfigurationError
+    from wq.study.store.results import read_row
 
     try:
         row = read_row(path)

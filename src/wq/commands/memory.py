@@ -3,7 +3,7 @@
 from itertools import product
 from pathlib import Path
 
-from wq.study.grid import run_plainly
+from wq.console import run_command
 
 HELP = """usage: wq memory [key=value ...]
 
@@ -30,12 +30,12 @@ COLUMNS = ("weights", "self_attention", "cross_attention", "activations", "kv_ca
 
 
 def main() -> None:
-    run_plainly(tell, HELP)
+    run_command(tell, HELP)
 
 
 def tell(arguments: list[str]) -> None:
-    from wq.study.footprint import workload
-    from wq.study.points import aligned, compose_points, leave_table, split_settings, table_file
+    from wq.study.resources.footprint import workload
+    from wq.study.resources.points import aligned, compose_points, leave_table, split_settings, table_file
 
     numbers = {name: kind for name, (kind, _) in WORKLOAD.items()}
     settings, overrides = split_settings(arguments, numbers | {"csv": table_file, "out": picture})
@@ -58,7 +58,7 @@ def tell(arguments: list[str]) -> None:
     rows = [(*start, *line) for start, line in zip(starts, counts, strict=True)]
     leave_table(settings, (*header, *COLUMNS), rows)
     if "out" in settings:
-        from wq.study.footprint_figures import draw
+        from wq.study.report.footprint_figures import draw
 
         draw(settings["out"][-1], [(" ".join(names), work, needed) for names, work, needed in entries])
         print(settings["out"][-1])

@@ -1,6 +1,6 @@
 """Build the comparison from the store: the table, and report.html with its pictures and tables."""
 
-from wq.study.grid import run_plainly
+from wq.console import run_command
 
 HELP = """usage: wq report [key=value ...]
 
@@ -18,15 +18,15 @@ results.tex, pareto.png and pareto.svg.
 
 
 def main() -> None:
-    run_plainly(build, HELP)
+    run_command(build, HELP)
 
 
 def build(arguments: list[str]) -> None:
-    from wq.study.points import directory_for
-    from wq.study.reachability import without_password
-    from wq.study.report import format_table, write_report
-    from wq.study.selection import of_stores
-    from wq.study.tracking import Store, default_uri
+    from wq.console import without_password
+    from wq.study.compare.selection import of_stores
+    from wq.study.report.report import format_table, write_report
+    from wq.study.resources.points import directory_for
+    from wq.study.store.tracking import Store, default_uri
 
     settings = dict(_split(text) for text in arguments)
     out = directory_for(settings.pop("out", "outputs/report"))

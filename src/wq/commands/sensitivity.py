@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wq.study.grid import refuse_passwords, run_plainly
+from wq.console import refuse_passwords, run_command
 
 if TYPE_CHECKING:
-    from wq.study.sensitivity import Part
+    from wq.study.report.sensitivity import Part
 
 HELP = """usage: wq sensitivity [by=role|layer] [out=DIR] [key=value ...]
 
@@ -26,12 +26,12 @@ again.
 
 
 def main() -> None:
-    run_plainly(tell, HELP)
+    run_command(tell, HELP)
 
 
 def tell(arguments: list[str]) -> None:
-    from wq.study.points import aligned, directory_for, split_settings
-    from wq.study.sensitivity import HEADER, cells, leave
+    from wq.study.report.sensitivity import HEADER, cells, leave
+    from wq.study.resources.points import aligned, directory_for, split_settings
 
     refuse_passwords(arguments)
     settings, overrides = split_settings(arguments, {"by": way, "out": directory_for, "format": str})
@@ -51,12 +51,13 @@ def tell(arguments: list[str]) -> None:
 
 def of_format(overrides: list[str], by: str, directory: Path) -> "list[Part]":
     from wq.main import run
-    from wq.study.composition import compose
-    from wq.study.job import load_once, prepare, read_calibration
-    from wq.study.quantization import statistics
-    from wq.study.results import RESULT, read_row
-    from wq.study.sensitivity import Part, only, output_error, parts_of, scheme_of
-    from wq.whisper.geometry import find_geometry
+    from wq.study.job.job import load_once, prepare, read_calibration
+    from wq.study.job.quantization import statistics
+    from wq.study.job.sensitivity import only, output_error, parts_of, scheme_of
+    from wq.study.report.sensitivity import Part
+    from wq.study.spec.composition import compose
+    from wq.study.store.results import RESULT, read_row
+    from wq.whisper.checkpoint.geometry import find_geometry
 
     config, *more = compose(overrides)
     if more:
@@ -79,7 +80,7 @@ def of_format(overrides: list[str], by: str, directory: Path) -> "list[Part]":
 
 
 def way(value: str) -> str:
-    from wq.study.sensitivity import WAYS
+    from wq.study.job.sensitivity import WAYS
 
     if value not in WAYS:
         raise ValueError(f"by={value} is no way to part a model; choose one of {', '.join(WAYS)}")

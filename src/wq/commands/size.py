@@ -2,11 +2,11 @@
 
 from typing import TYPE_CHECKING
 
-from wq.study.grid import run_plainly
+from wq.console import run_command
 
 if TYPE_CHECKING:
-    from wq.study.points import Point
-    from wq.study.size import Part
+    from wq.study.resources.points import Point
+    from wq.study.resources.size import Part
 
 HELP = """usage: wq size [key=value ...]
 
@@ -32,11 +32,11 @@ COLUMNS = (
 
 
 def main() -> None:
-    run_plainly(tell, HELP)
+    run_command(tell, HELP)
 
 
 def tell(arguments: list[str]) -> None:
-    from wq.study.points import compose_points, leave_table, split_settings, table_file, truth
+    from wq.study.resources.points import compose_points, leave_table, split_settings, table_file, truth
 
     settings, overrides = split_settings(arguments, {"details": truth, "csv": table_file})
     details = settings.get("details", [False])[-1]
@@ -52,7 +52,7 @@ def tell(arguments: list[str]) -> None:
 
 def parts(point: "Point", details: bool) -> "list[Part]":
     """Of every role, or of every layer; norms and biases are always summed up."""
-    from wq.study.size import REST_ROLES
+    from wq.study.resources.size import REST_ROLES
 
     roles = point.size.by_role
     if not details:
@@ -62,7 +62,7 @@ def parts(point: "Point", details: bool) -> "list[Part]":
 
 
 def of_one(point: "Point", details: bool) -> str:
-    from wq.study.points import aligned
+    from wq.study.resources.points import aligned
 
     listed = parts(point, details)
     size = point.size
@@ -80,7 +80,7 @@ def of_one(point: "Point", details: bool) -> str:
 
 
 def of_many(points: "list[Point]") -> str:
-    from wq.study.points import aligned
+    from wq.study.resources.points import aligned
 
     header = ("model", "point", "linear MB", "bits/weight", "whole MB", "bits/weight", "against fp16")
     rows = [

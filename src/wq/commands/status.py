@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from wq.study.grid import run_plainly
+from wq.console import run_command
 
 HELP = """usage: wq status [DIR ...]
 
@@ -13,11 +13,12 @@ The grid may be running, ended or killed, on this machine or on Slurm; this only
 
 
 def main() -> None:
-    run_plainly(tell, HELP)
+    run_command(tell, HELP)
 
 
 def tell(arguments: list[str]) -> None:
-    from wq.study import progress, results
+    from wq.study.grid import progress
+    from wq.study.store import results
 
     directories = [Path(text) for text in arguments]
     newest = progress.newest()

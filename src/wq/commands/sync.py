@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from wq.study.grid import run_plainly
+from wq.console import run_command
 
 HELP = """usage: wq sync [DIR ...] [key=value ...]
 
@@ -22,7 +22,7 @@ DEFAULT = (Path("multirun"), Path("outputs"))
 
 
 def main() -> None:
-    run_plainly(sync, HELP)
+    run_command(sync, HELP)
 
 
 def sync(arguments: list[str]) -> None:
@@ -38,14 +38,12 @@ def sync(arguments: list[str]) -> None:
     if not directories and not any(each.is_dir() for each in DEFAULT):
         raise ValueError("no multirun/ or outputs/ here; give directories with results")
 
-    from wq.study import grid
-    from wq.study.recording import store_of
-    from wq.study.sync import OUTCOMES, sync
+    from wq.study.grid.sync import OUTCOMES, sync
+    from wq.study.store.recording import store_of
 
     counts = sync(
         directories or DEFAULT,
         lambda record: store_of(record, settings.get("tracking_uri"), settings.get("experiment_name")),
-        grid.told,
     )
     told = ", ".join(f"{counts[name]} {name}" for name in OUTCOMES if counts[name])
     print(f"{counts.total()} results: {told}" if told else "no results")

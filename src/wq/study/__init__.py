@@ -1,0 +1,1 @@
+"""Which jobs, on which data, scored how, recorded where, compared how?"""

@@ -1,0 +1,1 @@
+"""How is a Whisper model loaded, calibrated, smoothed, quantized, run and exported?"""

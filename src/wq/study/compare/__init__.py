@@ -1,0 +1,1 @@
+"""Which points stand beside each other, and which of them is better?"""

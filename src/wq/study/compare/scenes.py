@@ -1,0 +1,243 @@
+"""Which points may be compared with each other, and how their numbers are written for people.
+
+A row is the flat content of a `result.json`. Rows come from any version and may lack any column.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from wq.study.compare.standing import Errors, read_errors, standings
+from wq.study.score.pareto import front
+from wq.study.score.statistics import holm
+
+Row = dict[str, Any]
+
+SCENE = ("model", "dataset", "split", "limit")  # tells scenes apart where rows name no reference
+TOLD_APART = ("max_new_tokens", "long_audio", "seed", "resamples")  # and the reference, where these are alike
+BEYOND_LINEAR = ("conv", "embedding", "*")  # roles with any of these in them are not of linear layers alone
+
+
+@dataclass(frozen=True)
+class Scene:
+    """The finished points of one model on one test set, by size: they share a front and a reference.
+
+    `note` is what tells it from another scene of the same names, `transcripts` where the points' utterances
+    are, by fingerprint.
+    """
+
+    rows: list[Row]
+    note: str = ""
+    transcripts: Mapping[str, Path] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        model = self.rows[0].get("model")
+        parts = (None if model is None else str(model), self.test_set, self.note)
+        return ", ".join(filter(None, parts)) or "all points"
+
+    @property
+    def test_set(self) -> str:
+        dataset, split, limit = (self.rows[0].get(column) for column in ("dataset", "split", "limit"))
+        named = " ".join(str(part) for part in (dataset, split) if part is not None)
+        limited = f"{limit} utterances at most" if limit is not None else None
+        return ", ".join(filter(None, (named, limited)))
+
+    @cached_property
+    def size_column(self) -> str:
+        return size_column(self.rows)
+
+    @property
+    def is_whole_model(self) -> bool:
+        """Whether its sizes are those of whole checkpoints."""
+        return self.size_column == "model_bytes"
+
+    @cached_property
+    def on_front(self) -> list[bool]:
+        """By the estimates alone."""
+        return front([(number(row, self.size_column), number(row, "wer")) for row in self.rows])
+
+    @cached_property
+    def errors(self) -> Errors | None:
+        return read_errors(self.rows, self.transcripts)
+
+    @cached_property
+    def standing(self) -> list[str]:
+        """on, off, undecided or unknown: the front with its uncertainty."""
+        return self.standing_by(self.size_column)
+
+    def standing_by(self, column: str) -> list[str]:
+        """The same for another measure of size."""
+        sizes = [number(row, column) for row in self.rows]
+        first = self.reference or self.rows[0]
+        return standings(sizes, self.errors, resamples=first.get("resamples"), seed=first.get("seed"))
+
+    @cached_property
+    def corrected_p(self) -> list[float | None]:
+        """The p-values of the changes, Holm-corrected over the points of the scene."""
+        raw = [number(row, "wer_delta_p") for row in self.rows]
+        tested = [n for n, p in enumerate(raw) if p is not None and 0 <= p <= 1]
+        corrected = dict(zip(tested, holm([raw[n] or 0.0 for n in tested]).tolist(), strict=True))
+        return [corrected.get(n) for n in range(len(raw))]
+
+    @property
+    def drawn(self) -> list[int]:
+        """Which rows have both a size and an error rate, and so a place in the picture."""
+        places = [(number(row, self.size_column), number(row, "wer")) for row in self.rows]
+        return [
+            n for n, (size, wer) in enumerate(places) if size and size > 0 and wer is not None and wer >= 0
+        ]
+
+    @cached_property
+    def reference(self) -> Row | None:
+        return next((row for row in self.rows if row.get("is_reference")), None)
+
+    @property
+    def smallest_without_loss(self) -> Row | None:
+        """The smallest point whose interval of the difference from the reference is not wholly above zero."""
+        lows = ((number(row, "wer_delta_ci_low"), row) for row in self.rows if not row.get("is_reference"))
+        return next((row for low, row in lows if low is not None and low <= 0), None)
+
+
+def scenes(rows: Iterable[Row], transcripts: Mapping[str, Path] | None = None) -> list[Scene]:
+    """The finished rows, grouped by the reference they are compared with, in order of appearance.
+
+    transcripts: where the utterances of a point are, by its fingerprint.
+    """
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        if is_finished(row):
+            groups.setdefault(_identity(row), []).append(row)
+    found = [Scene(_by_size(group), transcripts=transcripts or {}) for group in groups.values()]
+    return _told_apart(_told_apart(found, _settings), _reference)
+
+
+def reference_of(row: Row) -> str | None:
+    """The fingerprint of the full-precision job that a row is compared with, or is; None where unknown.
+
+    It covers the content of model and test set and all settings of decoding and statistics, so that names
+    that happen to be the same make no two things comparable.
+    """
+    fingerprint = row.get("fingerprint" if row.get("is_reference") else "reference")
+    return fingerprint if isinstance(fingerprint, str) and fingerprint else None
+
+
+def _identity(row: Row) -> tuple[str, ...]:
+    reference = reference_of(row)
+    return (reference,) if reference else tuple(str(row.get(column)) for column in SCENE)
+
+
+def _told_apart(found: list[Scene], tell: Callable[[Scene, list[Scene]], str]) -> list[Scene]:
+    """The scenes, those of the same name with a note beside it of what tells each from the others."""
+    named: dict[str, list[Scene]] = {}
+    for scene in found:
+        named.setdefault(scene.name, []).append(scene)
+
+    def noted(scene: Scene, namesakes: list[Scene]) -> Scene:
+        if len(namesakes) == 1:
+            return scene
+        return replace(scene, note=", ".join(filter(None, (scene.note, tell(scene, namesakes)))))
+
+    return [noted(scene, named[scene.name]) for scene in found]
+
+
+def _settings(scene: Scene, namesakes: list[Scene]) -> str:
+    """Those settings of a scene in which it and its namesakes are not all the same."""
+    varying = (
+        column for column in TOLD_APART if len({distinct(other.rows, column) for other in namesakes}) > 1
+    )
+    values = ((column, distinct(scene.rows, column)) for column in varying)
+    return ", ".join(f"{column} {value}" for column, value in values if value)
+
+
+def _reference(scene: Scene, namesakes: list[Scene]) -> str:
+    reference = reference_of(scene.rows[0])
+    return f"reference {reference[:6]}" if reference else ""
+
+
+def is_finished(row: Row) -> bool:
+    return row.get("status", "finished") == "finished"
+
+
+def unfinished(rows: Iterable[Row]) -> list[Row]:
+    return [row for row in rows if not is_finished(row)]
+
+
+def size_column(rows: Iterable[Row]) -> str:
+    """Which size tells the rows apart: the linear layers', or the whole checkpoint's where any of them
+    quantizes more than linear layers."""
+    roles = [str(row.get("roles")) for row in rows]
+    beyond = any(part in names for part in BEYOND_LINEAR for names in roles)
+    return "model_bytes" if beyond else "linear_bytes"
+
+
+def _by_size(rows: list[Row]) -> list[Row]:
+    columns = (size_column(rows), "wer")
+
+    def key(row: Row) -> tuple[float, float, str]:
+        size, wer = (math.inf if (n := number(row, column)) is None else n for column in columns)
+        return size, wer, name(row)
+
+    return sorted(rows, key=key)
+
+
+def name(row: Row) -> str:
+    """The point's name, on one line."""
+    return " ".join(str(row.get("point") or row.get("fingerprint") or "unnamed").split())
+
+
+def problem(row: Row) -> str:
+    """Why a row is not finished, on one line."""
+    return " ".join(str(row.get("error") or row.get("status") or "no result").split())
+
+
+def number(row: Row, column: str) -> float | None:
+    """The value of a column where it is a number that can be meant, else None."""
+    value = row.get(column)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if abs(value) < 1e18 else None  # nor where it is NaN
+
+
+def shortened(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def abridged(text: str, width: int) -> str:
+    """Its beginning and its end: names of points differ in either."""
+    if len(text) <= width:
+        return text
+    half = (width - 1) // 2
+    return f"{text[: width - 1 - half]}…{text[len(text) - half :]}"
+
+
+def percent(value: float | None, signed: bool = False, digits: int = 2) -> str:
+    """A fraction as a percentage, without the sign: 0.0566 is 5.66."""
+    return decimal(None if value is None else 100 * value, digits, signed)
+
+
+def megabytes(value: float | None) -> str:
+    """Bytes in 10^6 bytes."""
+    return decimal(None if value is None else value / 1e6, 2)
+
+
+def decimal(value: float | None, digits: int, signed: bool = False) -> str:
+    if value is None:
+        return "-"
+    value = round(value, digits) + 0.0  # never -0.00
+    return f"{value:+,.{digits}f}" if signed and value else f"{value:,.{digits}f}"
+
+
+def interval(row: Row, column: str, signed: bool = False) -> str:
+    """[low, high] of a rate in %, empty where unknown."""
+    low, high = number(row, f"{column}_ci_low"), number(row, f"{column}_ci_high")
+    return "" if low is None or high is None else f"[{percent(low, signed)}, {percent(high, signed)}]"
+
+
+def distinct(rows: Sequence[Row], column: str) -> str:
+    """The values that a column takes, joined; empty where it takes none."""
+    values = (row[column] for row in rows if row.get(column) is not None)
+    return ", ".join(dict.fromkeys(f"{v:,}" if type(v) is int else str(v) for v in values))

@@ -1,0 +1,143 @@
+"""What a report is of: points with their results, points without one, and where the transcripts lie."""
+
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from wq.study.compare.scenes import Scene, is_finished, reference_of, scenes, unfinished
+from wq.study.store import results
+from wq.study.store.results import RESULT, TRANSCRIPTS, Row
+from wq.study.store.tracking import FAILURE, FINGERPRINT, HOST, NAME, Store, is_dead
+
+READERS = 16  # threads: a server's answers are waited for together
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The rows of a report, and the `transcripts.jsonl` of those fingerprints that have one."""
+
+    rows: list[Row]
+    transcripts: dict[str, Path] = field(default_factory=dict)
+
+    @cached_property
+    def scenes(self) -> list[Scene]:
+        """The finished points, grouped with those that they may be compared with."""
+        return scenes(self.rows, self.transcripts)
+
+    @property
+    def unfinished(self) -> list[Row]:
+        return unfinished(self.rows)
+
+
+def of_sweep(directory: Path) -> Selection:
+    """The points of a grid and their references, from its jobs' directories."""
+    if not directory.is_dir():
+        return Selection([])
+    transcripts: dict[str, Path] = {}
+    for result in sorted(directory.glob(f"[0-9]*/**/{RESULT}")):
+        beside = result.with_name(TRANSCRIPTS)
+        if beside.exists():
+            transcripts[results.read_row(result)["fingerprint"]] = beside
+    return Selection(results.collect(directory), transcripts)
+
+
+def of_stores(
+    stores: Iterable[Store], query: str = "", columns: Mapping[str, str] | None = None
+) -> Selection:
+    """The newest result of every point that a filter in MLflow's syntax and the values of `columns` (see
+    `chosen`) let through, with the references that they are compared with; and the points that have none,
+    with the reason. Says how many runs have lost their results.
+
+    Raises StoreError, and ValueError for a filter that is none.
+    """
+    rows: dict[str, Row] = {}
+    transcripts: dict[str, Path] = {}
+    without: dict[str, Row] = {}
+    lost = 0
+    for store in stores:
+        runs = store.runs(query)
+        lost += _take(store, [run for run in runs if run.info.status == "FINISHED"], rows, transcripts)
+        for run in runs:
+            if run.info.status != "FINISHED":
+                without.setdefault(run.data.tags[FINGERPRINT], _unfinished(run))
+        if query:  # which may have left out what the others are compared with
+            missing = {key for row in rows.values() if (key := reference_of(row)) and key not in rows}
+            found = [run for key in sorted(missing) if (run := store.find(key))]
+            lost += _take(store, found, rows, transcripts)
+    if lost:
+        print(f"{lost} finished runs are left out: their {RESULT} cannot be read", file=sys.stderr)
+    kept = [*rows.values(), *(row for key, row in without.items() if key not in rows)]
+    return Selection(chosen(kept, columns or {}), transcripts)
+
+
+def _take(store: Store, runs: list[Any], rows: dict[str, Row], transcripts: dict[str, Path]) -> int:
+    """Add the results of runs, the first of a point; gives how many cannot be read."""
+
+    def read(run: Any) -> tuple[Row, Path] | None:
+        try:
+            row, path = store.read_result(run), store.artifact(run, TRANSCRIPTS)
+        except Exception:  # of MLflow, of whatever keeps the artifacts, or of JSON
+            return None
+        return (row, path) if isinstance(row, dict) else None
+
+    lost = 0
+    with ThreadPoolExecutor(READERS) as pool:
+        for run, found in zip(runs, pool.map(read, runs), strict=True):
+            if found is None:
+                lost += run.data.tags[FINGERPRINT] not in rows
+            elif (key := run.data.tags[FINGERPRINT]) not in rows:
+                rows[key], transcripts[key] = found
+    return lost
+
+
+def _unfinished(run: Any) -> Row:
+    """A row for a run without a result: its tags, and why."""
+    tags = run.data.tags
+    status = run.info.status.lower()
+    started = datetime.fromtimestamp(run.info.start_time / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    reasons = {
+        "failed": tags.get(FAILURE, "failed without a message"),
+        "killed": "was killed; the same command runs it again",
+        "running": f"still running on {tags.get(HOST, 'another machine')}, since {started}",
+    }
+    if status == "running" and is_dead(tags):
+        status, reason = "killed", f"began {started}, and its process is gone; the same command runs it again"
+    else:
+        reason = reasons.get(status, status)
+    columns = {name: value for name, value in tags.items() if "." not in name}
+    return {"point": tags.get(NAME)} | columns | {"status": status, "error": reason}
+
+
+def chosen(rows: list[Row], settings: Mapping[str, str]) -> list[Row]:
+    """The rows that have one of the values (`int4,nvfp4`) of every column, and the references they are
+    compared with.
+
+    Raises ValueError for a column that no row has.
+    """
+    columns = {column for row in rows for column in row}
+    if rows and (unknown := next((column for column in settings if column not in columns), None)):
+        raise ValueError(f"{unknown} is no column of the results; choose one of {', '.join(sorted(columns))}")
+    accepted = {column: alternatives(values) for column, values in settings.items()}
+    matches = [all(str(row.get(column)) in accepted[column] for column in accepted) for row in rows]
+    needed = {
+        reference_of(row) for row, match in zip(rows, matches, strict=True) if match and is_finished(row)
+    } - {None}
+    return [
+        row
+        for row, match in zip(rows, matches, strict=True)
+        if match or (row.get("is_reference") and reference_of(row) in needed)
+    ]
+
+
+def alternatives(values: str) -> set[str]:
+    """`int4,nvfp4` are two values, `[encoder,decoder]` is one, which rows spell `encoder+decoder`."""
+    return {
+        "+".join(map(str.strip, value[1:-1].split(","))) if value.startswith("[") else value
+        for value in re.findall(r"\[[^]]*\]|[^,]+", values)
+    }

@@ -1,0 +1,1 @@
+"""What surrounds the jobs of a grid: its store, how far it is, its report?"""

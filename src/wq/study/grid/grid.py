@@ -1,0 +1,168 @@
+"""A grid: what is done around the jobs that Hydra runs, and what is left of them, however they ended."""
+
+import hashlib
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+from wq.console import FULL_ERROR, ending, leave, listen, refuse_passwords, report_errors, say
+from wq.study.spec.composition import respell
+
+if TYPE_CHECKING:
+    from wq.study.compare.expected import Bands
+    from wq.study.report.report import Report
+    from wq.study.store.tracking import Store
+
+HOW = ("chunk=", "detach=")  # settings that say how a grid is run, not which
+
+
+class UnfinishedError(RuntimeError):
+    """Points of a grid have no result."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The grid that this process has launched."""
+
+    directory: Path
+    parent_run: str | None  # None where the store cannot be reached
+    store: "Store"
+    expected: "Bands"
+
+
+class Grid(Callback):
+    """Prepares the store before the first job of a grid: parallel jobs must not meet an empty one."""
+
+    launched: Sweep | None = None
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        chosen = config.hydra.runtime.choices.get("hydra/launcher")
+        if chosen != "basic":
+            print(f"hydra/launcher={chosen} is for grids: without -m the job runs here", file=sys.stderr)
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        from wq.study.store.results import forget
+        from wq.study.store.tracking import PARENT_VARIABLE
+
+        sweep = Sweep(Path(config.hydra.sweep.dir), None, open_store(config), config.expect_wer)
+        sweep.store.check()
+        os.environ.pop(PARENT_VARIABLE, None)
+        with sweep.store.connection.optional():
+            sweep.store.close_stale()
+            parent = sweep.store.open_grid(*identity(config.hydra.overrides.task))
+            os.environ[PARENT_VARIABLE] = parent
+            sweep = replace(sweep, parent_run=parent)
+        sweep.store.connection.tell_failure(sweep.directory)
+        forget(sweep.directory)
+        Grid.launched = sweep
+
+
+def identity(overrides: Iterable[str]) -> tuple[str, str]:
+    """What the run of a grid is found by, and its name: the settings that say which points there are."""
+    kept = [text for text in overrides if not text.startswith(HOW)]
+    return hashlib.sha256("\n".join(sorted(kept)).encode()).hexdigest()[:16], " ".join(kept) or "grid"
+
+
+def open_store(config: DictConfig) -> "Store":
+    from wq.study.store.tracking import Store, default_uri
+
+    return Store(config.tracking_uri or default_uri(), config.experiment_name)
+
+
+def run_application(application: Callable[[], None]) -> None:
+    """Run the Hydra application. Errors are one line and exit code 1; a grid ends with its report, whatever
+    happened."""
+    # -m may stand anywhere: Hydra's parser takes no settings on both sides of an option
+    sys.argv[1:] = sorted(respell(sys.argv[1:]), key=lambda text: text not in ("-m", "--multirun"))
+    wants_traceback = FULL_ERROR in os.environ
+    os.environ[FULL_ERROR] = "1"  # Hydra then raises errors of the configuration instead of printing them
+    listen()
+    logging.raiseExceptions = False  # Hydra's log need not be read to its end either
+    interrupted = False
+    try:
+        with report_errors():
+            refuse_passwords(sys.argv[1:])
+            application()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        interrupted = True
+    if Grid.launched is not None:
+        with report_errors():
+            finish(Grid.launched, "KILLED" if interrupted else "FAILED" if ending.errors else "FINISHED")
+    leave(wants_traceback, 130 if interrupted else ending.code)
+
+
+def detach(jobs: Iterable[str]) -> None:
+    """Leave the grid to its Slurm jobs: the last of them makes its report."""
+    from wq.study.store.tracking import JOB, PID
+
+    assert Grid.launched is not None
+    store, parent = Grid.launched.store, Grid.launched.parent_run
+    if parent:
+        with store.connection.optional():
+            store.client.set_tag(parent, PID, "detached")  # no process of this machine stands for it any more
+            store.client.set_tag(parent, JOB, ",".join(sorted({job.partition("_")[0] for job in jobs})))
+    Grid.launched = None
+
+
+def finish_detached(directory: Path, config: DictConfig) -> None:
+    """The end of a detached grid, by the job that finds all points ended."""
+    from filelock import FileLock
+
+    from wq.study.grid.progress import is_over
+    from wq.study.store.tracking import PARENT_VARIABLE
+
+    with FileLock(directory / ".finish.lock"):
+        if is_over(directory):
+            parent = os.environ.get(PARENT_VARIABLE)
+            finish(Sweep(directory, parent, open_store(config), config.expect_wer), "FINISHED")
+
+
+def finish(sweep: Sweep, status: str) -> None:
+    """The table and the report of a grid, and the end of its parent run. Raises where one has no result."""
+    from wq.study.compare.expected import unexpected
+    from wq.study.compare.selection import of_sweep
+    from wq.study.grid import progress
+    from wq.study.report.report import format_table, write_report
+
+    selection = of_sweep(sweep.directory)
+    rows = selection.rows
+    points = progress.look(sweep.directory) if (sweep.directory / progress.PLAN).exists() else []
+    unfinished = any(point.state != "done" for point in points)
+    if unfinished and status == "FINISHED":
+        status = "FAILED"
+    written = None
+    try:
+        if rows:
+            say(format_table(selection))
+        if len(rows) > len(selection.unfinished):
+            written = write_report(selection, sweep.directory, "wq grid")
+            say(*map(str, written.paths))
+    finally:
+        if sweep.parent_run:
+            with sweep.store.connection.optional():
+                close(sweep.store, sweep.parent_run, written, status)
+                sweep.store.close_stale()
+        sweep.store.connection.tell_failure(sweep.directory)
+    for error in unexpected(rows, sweep.expected):
+        with report_errors():
+            raise error
+    if unfinished and status == "FAILED" and not ending.errors:  # they failed in other processes
+        raise UnfinishedError(
+            f"{progress.counts(points)}; wq status {sweep.directory} says why, and the same command runs "
+            "what has no result"
+        )
+
+
+def close(store: "Store", parent_run: str, written: "Report | None", status: str) -> None:
+    """Give the run of a grid its report, and end it."""
+    if written:
+        store.attach(parent_run, written.paths, written.markdown)
+    store.client.set_terminated(parent_run, status)

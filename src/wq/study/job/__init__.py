@@ -1,0 +1,1 @@
+"""How is one point evaluated, from its configuration to its result?"""

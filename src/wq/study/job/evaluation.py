@@ -1,0 +1,171 @@
+"""A point, evaluated: load, quantize, transcribe, score and measure; or found in the store."""
+
+import os
+import time
+from pathlib import Path
+
+from wq.study.job import memory, reuse
+from wq.study.job.job import Job, load_once
+from wq.study.job.outliers import alphas_text, write_outliers
+from wq.study.job.quantization import named, quantized
+from wq.study.job.rows import (
+    Outcome,
+    calibration_columns,
+    difference_columns,
+    score_columns,
+    size_columns,
+    spec_columns,
+    transcription_columns,
+    utterance_rows,
+    versions,
+)
+from wq.study.resources import cost
+from wq.study.resources.size import model_size, plain_bits
+from wq.study.score import wer
+from wq.study.store import recording, results
+from wq.study.store.locks import exclusive
+from wq.study.store.results import Row
+from wq.study.store.tracking import PARENT_VARIABLE, milliseconds
+from wq.whisper.checkpoint.geometry import read_geometry
+from wq.whisper.checkpoint.model import Whisper
+from wq.whisper.decoding.decode import SAMPLING_RATE, NonFiniteUtterance, Transcription, transcribe
+from wq.whisper.decoding.kv_cache import KVQuantizer
+from wq.whisper.decoding.long_audio import in_pieces
+
+
+def obtain(job: Job, directory: Path, reference: Outcome | None = None) -> Outcome:
+    """The point's results: from the store where it has them, else by running it, once however many jobs ask
+    together. Either way its files are left in the directory."""
+    reuse.here.passed(job.spec)
+    with exclusive(job.spec.fingerprint, job.spec.point):
+        found = None if job.config.rerun else files_of(job, directory)
+        if found is None:
+            return record(job, directory, reference)
+        # The same numbers under this job's own names: the model may have been called otherwise before
+        row = results.read_row(found[results.RESULT]) | spec_columns(job.spec) | {"command": job.command}
+        outcome = Outcome(row, results.read_rows(found[results.TRANSCRIPTS]), reused=True)
+        for name in results.DIAGNOSIS if job.spec.smoothquant else ():
+            results.write_whole(directory / name, found[name].read_bytes())
+    if found[results.RESULT] != directory / results.RESULT:
+        (directory / results.RECORD).unlink(missing_ok=True)  # of what lay here before
+    write_files(directory, outcome)
+    return outcome
+
+
+def files_of(job: Job, directory: Path) -> dict[str, Path] | None:
+    """The files of the point's finished run by their names: the store's, or those of another job of this
+    grid, which the store could not take. None where there is none."""
+    names = [results.RESULT, results.TRANSCRIPTS, *(results.DIAGNOSIS if job.spec.smoothquant else ())]
+    with job.store.connection.optional():
+        if run := job.store.find(job.spec.fingerprint):
+            return {name: job.store.artifact(run, name) for name in names}
+    sweep = results.sweep_of(directory)
+    done = results.find(sweep, job.spec.fingerprint) if sweep else None
+    return {name: done / name for name in names} if done else None
+
+
+def write_files(directory: Path, outcome: Outcome) -> None:
+    """`transcripts.jsonl`, then `result.json`, whose presence says that all are there."""
+    if outcome.maxima:
+        write_outliers(directory, outcome.maxima)
+    results.write_rows(directory / results.TRANSCRIPTS, outcome.transcripts)
+    results.write_row(directory / results.RESULT, outcome.row)
+
+
+def record(job: Job, directory: Path, reference: Outcome | None) -> Outcome:
+    """Run the point under an MLflow run, and leave its files in the directory. What the store does not take
+    is in them too."""
+    columns, store = spec_columns(job.spec), job.store
+    tags, started = recording.begin(job.spec.fingerprint, columns, job.command), milliseconds()
+    with store.running(job.spec.point, tags, os.environ.get(PARENT_VARIABLE), started) as run_id:
+        outcome = evaluate(job, reference)
+        run = recording.describe(store, tags, started, job.spec, columns, job.config, outcome.row)
+        recording.keep(run, directory)
+        write_files(directory, outcome)
+        if run_id:
+            with store.connection.optional():
+                recording.write(store, run_id, run, directory)
+    return outcome
+
+
+def evaluate(job: Job, reference: Outcome | None) -> Outcome:
+    """Load, quantize, transcribe, score, measure."""
+    config, spec, speech = job.config, job.spec, job.speech
+    memory.reset_peak(config.device)
+    clock = [time.perf_counter()]
+    loads = load_once.cache_info().misses
+    whisper = load_once(job.checkpoint, config.device)
+    clock.append(time.perf_counter())
+    with quantized(whisper, spec, job.calibration, batch_size=config.batch_size) as state:
+        clock.append(time.perf_counter())
+        transcription = transcribed(whisper, job, state.kv_cache, reference)
+    size = model_size(whisper.model, state.plan, plain_bits(spec))
+    score = wer.score(
+        [utterance.id for utterance in speech.utterances],
+        [utterance.text for utterance in speech.utterances],
+        [transcript.text for transcript in transcription.transcripts],
+        spec.language,
+    )
+    transcripts = utterance_rows(speech, transcription.transcripts, score)
+    row = {
+        "fingerprint": spec.fingerprint,
+        "status": "finished",
+        "is_reference": spec.is_reference,
+        **spec_columns(spec),
+        **score_columns(score, spec),
+        **(difference_columns(transcripts, reference, spec) if reference else {}),
+        **size_columns(size),
+        **cost.columns(read_geometry(job.checkpoint), size, spec),
+        "peak_memory_bytes": memory.peak_bytes(config.device),
+        # not a time where an earlier job of this process has loaded it
+        "load_seconds": clock[1] - clock[0] if load_once.cache_info().misses > loads else None,
+        **calibration_columns(spec, state.calibrate_seconds),
+        "smoothquant_alphas": alphas_text(state.maxima) if state.maxima else None,
+        "quantize_seconds": clock[2] - clock[1] - (state.calibrate_seconds or 0.0),
+        **transcription_columns(transcription),
+        "device": config.device,
+        "batch_size": config.batch_size,
+        "command": job.command,
+        **versions(),
+    }
+    return Outcome(row, transcripts, reused=False, maxima=state.maxima)
+
+
+def transcribed(
+    whisper: Whisper, job: Job, kv_cache: KVQuantizer | None, reference: Outcome | None
+) -> Transcription:
+    """The test set as the model now hears it, drafted by the reference. Raises NonFiniteError that names the
+    utterance."""
+    spec, speech = job.spec, job.speech
+    window = whisper.window_seconds if spec.long_audio == "chunk" else float("inf")
+    durations = [utterance.duration for utterance in speech.utterances]
+    pieces = in_pieces(lambda index: speech.read(index, SAMPLING_RATE), durations, window)
+    drafts = [row["tokens"] for row in reference.transcripts] if reference and job.config.drafting else None
+    try:
+        heard = transcribe(
+            whisper,
+            pieces.read,
+            pieces.order,
+            batch_size=job.config.batch_size,
+            max_new_tokens=spec.max_new_tokens,
+            language=spec.decoding_language or spec.language,
+            kv_cache=kv_cache,
+            drafts=drafts and pieces.drafts(drafts),
+            cached=reuse.here.rows_for(job),
+        )
+    except NonFiniteUtterance as error:
+        error.index = pieces.pieces[error.index].utterance
+        raise named(error, speech) from None
+    return pieces.joined(heard)
+
+
+def notices(row: Row) -> list[str]:
+    """What a reader of the word error rate should know of this run."""
+    total = row["utterances"] + row["dropped_references"]
+    texts = {
+        "cut_utterances": "are longer than the model's window: only what fits into it was transcribed",
+        "dropped_references": "have a reference that normalises to nothing: they are not scored",
+        "capped_transcripts": "were cut at max_new_tokens: a loop, or a limit that is too low",
+        "empty_hypotheses": "got an empty transcript",
+    }
+    return [f"{row[name]} of {total} utterances {text}" for name, text in texts.items() if row[name]]

@@ -1,0 +1,1 @@
+"""How are points shown: tables, pictures, the page?"""

@@ -1,0 +1,161 @@
+"""The comparison as text: `results.csv` with everything, `results.md` and `results.tex` for papers."""
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from wq.study.compare.scenes import Row, Scene, decimal, interval, megabytes, name, number, percent, problem
+from wq.study.compare.selection import Selection
+from wq.study.compare.standing import UNKNOWN
+
+# results.csv begins with these; the other columns follow in the order in which the rows have them.
+COLUMNS = (
+    "point", "status", "front", "on_front", "is_reference",
+    "model", "dataset", "split", "format", "granularity", "group",
+    "wer", "wer_ci_low", "wer_ci_high", "wer_delta", "wer_delta_ci_low", "wer_delta_ci_high", "wer_delta_p",
+    "wer_delta_p_holm",
+    "unchanged", "no_worse", "substitutions", "deletions", "insertions", "reference_words", "utterances",
+    "cer", "linear_bytes", "model_bytes", "bits_per_weight", "compression_ratio", "peak_memory_bytes", "rtfx",
+)  # fmt: skip
+
+HEADER = ("point", "WER %", "95 % interval", "change", "95 % interval", "MB", "bits/weight")
+MARKS = {"on": "*", "undecided": "?", "off": ""}
+LEGEND = "* on the Pareto front, ? undecided: whether another point is significantly better at no more bytes"
+ESTIMATED = "* on the Pareto front by the estimates alone: points with a lower WER are larger"
+
+
+def format_csv(selection: Selection) -> str:
+    """All columns of all rows, finished or not: rates as fractions, sizes in bytes, nothing where missing,
+    and no lists.
+
+    front is on, off, undecided or unknown; on_front is by the estimates alone. A text that a spreadsheet
+    would take for a formula has an apostrophe before it.
+    """
+    computed = {
+        id(row): {
+            "front": scene.standing[n],
+            "on_front": scene.on_front[n],
+            "wer_delta_p_holm": scene.corrected_p[n],
+        }
+        for scene in selection.scenes
+        for n, row in enumerate(scene.rows)
+    }
+    table = [
+        {column: value for column, value in row.items() if not isinstance(value, list | dict)}
+        | computed.get(id(row), {})
+        for row in selection.rows
+    ]
+    file = io.StringIO()
+    columns = dict.fromkeys((*COLUMNS, *(column for row in table for column in row)))
+    writer = csv.DictWriter(file, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({column: _inert(value) for column, value in row.items()} for row in table)
+    return file.getvalue()
+
+
+def _inert(value: Any) -> Any:
+    """A cell that no spreadsheet computes; numbers stay numbers."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@")) else value
+
+
+def mark(scene: Scene, n: int) -> str:
+    """* for a point on the front, ? for one that may be; where nobody knows how sure that is, * for those
+    that the estimates put there."""
+    standing = scene.standing[n]
+    return MARKS["on" if scene.on_front[n] else "off"] if standing == UNKNOWN else MARKS[standing]
+
+
+def legend(scene: Scene) -> str:
+    return ESTIMATED if UNKNOWN in scene.standing else LEGEND
+
+
+def header(scene: Scene) -> tuple[str, ...]:
+    return tuple("model MB" if text == "MB" and scene.is_whole_model else text for text in HEADER)
+
+
+def cells(scene: Scene, row: Row) -> tuple[str, ...]:
+    """A point in the columns of `header`."""
+    is_reference = bool(row.get("is_reference"))
+    return (
+        name(row),
+        percent(number(row, "wer")),
+        interval(row, "wer"),
+        "reference" if is_reference else percent(number(row, "wer_delta"), signed=True),
+        "" if is_reference else interval(row, "wer_delta", signed=True),
+        megabytes(number(row, scene.size_column)),
+        decimal(number(row, "bits_per_weight"), 2),
+    )
+
+
+def format_markdown(selection: Selection, title: str) -> str:
+    """A table for every model and test set, and the points without a result."""
+    blocks = [f"# {_markdown(title)}"]
+    for scene in selection.scenes:
+        lines = [("", *header(scene)), ("---", "---", *("---:" for _ in HEADER[1:]))]
+        lines += [(mark(scene, n), *cells(scene, row)) for n, row in enumerate(scene.rows)]
+        table = [lines[0], lines[1], *(tuple(map(_markdown, line)) for line in lines[2:])]
+        blocks += [f"## {_markdown(scene.name)}", _rows(table), _markdown(legend(scene))]
+    if selection.unfinished:
+        lines = [(_markdown(name(row)), _markdown(problem(row))) for row in selection.unfinished]
+        blocks += ["## Without a result", _rows([("point", "why"), ("---", "---"), *lines])]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _rows(lines: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _markdown(text: str) -> str:
+    """Text as itself: no markup, no HTML."""
+    plain = " ".join(text.split())
+    return re.sub(r"([\\`*_{}\[\]<>#|~&$])", r"\\\1", plain)
+
+
+TEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%",
+        "_": r"\_", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}",
+        ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}",
+    }
+)  # fmt: skip
+
+
+def format_tex(selection: Selection) -> str:
+    """A tabular for every model and test set, to be read with \\input; it needs the package booktabs."""
+    tables = [_tabular(scene) for scene in selection.scenes]
+    return "% needs \\usepackage{booktabs} and \\usepackage[T1]{fontenc}\n" + "\n".join(tables)
+
+
+def _tabular(scene: Scene) -> str:
+    lines = [
+        ("", *header(scene)),
+        *((mark(scene, n), *cells(scene, row)) for n, row in enumerate(scene.rows)),
+    ]
+    head, *body = (" & ".join(_tex(cell) for cell in line) + r" \\" for line in lines)
+    columns = "ll" + "r" * (len(HEADER) - 1)
+    return "\n".join(
+        (
+            f"% {_comment(scene.name)}",
+            f"\\begin{{tabular}}{{{columns}}}",
+            "\\toprule",
+            head,
+            "\\midrule",
+            *body,
+            "\\bottomrule",
+            "\\end{tabular}",
+            f"% {_comment(legend(scene))}",
+            "",
+        )
+    )
+
+
+def _tex(text: str) -> str:
+    plain = "".join(character if character.isprintable() else " " for character in text)
+    # a bracket after \\ would be taken for its option
+    return plain.translate(TEX).replace("[", "{[}").replace("]", "{]}")
+
+
+def _comment(text: str) -> str:
+    return " ".join(text.split())

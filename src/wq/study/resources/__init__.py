@@ -1,0 +1,1 @@
+"""What does a point take: bytes, memory, time on a device?"""

@@ -1,0 +1,1 @@
+"""How well was a test set transcribed, and how sure is that?"""

@@ -1,0 +1,1 @@
+"""Which utterances are transcribed, and what was said in them?"""

@@ -1,0 +1,1 @@
+"""What do the layers of a model read on calibration speech?"""

@@ -1,0 +1,1 @@
+"""How does audio become text, token for token as transformers writes it?"""

@@ -1,0 +1,1 @@
+"""How is a point written as a checkpoint that other engines load?"""

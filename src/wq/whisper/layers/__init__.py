@@ -1,0 +1,1 @@
+"""What of a Whisper model can be quantized, and how is it named and chosen?"""

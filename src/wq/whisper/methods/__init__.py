@@ -1,0 +1,1 @@
+"""How are a model's values moved onto the grid of a format?"""

@@ -1,0 +1,165 @@
+"""Fronts known beforehand, with and without doubt, and the definitions themselves on random points."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wq.study.score.pareto import classify, front
+from wq.study.score.statistics import holm, pairwise_p
+
+nan, inf = math.nan, math.inf
+
+
+@pytest.mark.parametrize(
+    ("points", "on_front"),
+    [
+        ([], ""),
+        ([(8, 0.05)], "*"),
+        ([(4, 0.07), (8, 0.05), (8, 0.06), (16, 0.05)], "**--"),
+        ([(16, 0.05), (8, 0.06), (8, 0.05), (4, 0.07)], "--**"),  # the order given does not matter
+        ([(1, 0.4), (2, 0.3), (3, 0.2), (4, 0.1)], "****"),  # all of a falling line
+        ([(1, 0.1), (2, 0.2), (3, 0.3), (4, 0.4)], "*---"),  # one of a rising line
+        ([(4, 0.1), (4, 0.1), (4, 0.1)], "***"),  # equal points stay together
+        ([(4, 0.1), (4, 0.1), (2, 0.1)], "--*"),  # and go together
+        ([(4, 0.1), (4, 0.2), (4, 0.1)], "*-*"),  # equal sizes: the fewest errors
+        ([(4, 0.1), (2, 0.1), (3, 0.1)], "-*-"),  # equal errors: the smallest
+        ([(4, 0.0), (2, 4.1), (1, 0.0)], "--*"),
+        ([(4, None), (None, 0.1), (8, 0.1), (1, nan), (nan, 0.1), (inf, 0.0), (1, inf)], "--*----"),
+        ([(None, None)], "-"),
+    ],
+)
+def test_known_fronts(points, on_front):
+    assert front(points) == [mark == "*" for mark in on_front]
+
+
+coordinate = st.one_of(st.integers(0, 6).map(float), st.floats(0, 10), st.none(), st.just(nan))
+
+
+@given(st.lists(st.tuples(coordinate, coordinate), max_size=30))
+def test_equals_the_definition(points):
+    def known(point):
+        return all(value is not None and math.isfinite(value) for value in point)
+
+    def beats(a, b):
+        return known(a) and a[0] <= b[0] and a[1] <= b[1] and a != b
+
+    assert front(points) == [
+        known(point) and not any(beats(other, point) for other in points) for point in points
+    ]
+
+
+UTTERANCES = 200
+WORDS = np.full(UTTERANCES, 10)
+
+
+def making(*errors: int) -> np.ndarray:
+    """[points, utterances]: one error in each of the first so many utterances, and none in the others."""
+    return (np.arange(UTTERANCES) < np.array(errors)[:, None]).astype(int)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "errors", "standing"),
+    [
+        ([], [], ""),
+        ([4], [50], "+"),
+        ([1, 2, 3], [150, 100, 50], "+++"),  # every byte is worth it
+        ([1, 2, 3], [50, 100, 150], "+--"),  # bytes for nothing
+        ([3, 1, 2], [150, 50, 100], "-+-"),  # the order given does not matter
+        ([1, 2], [100, 99], "+?"),  # better, but for all we know by chance
+        ([1, 2], [99, 100], "+?"),  # worse, but for all we know by chance
+        ([1, 2], [50, 50], "+?"),  # the same errors for more bytes are no proof either
+        ([2, 2], [50, 50], "++"),  # one point, twice
+        ([2, 2, 2, 1], [50, 50, 50, 20], "---+"),  # and what beats one beats all of it
+        ([2, 2], [50, 100], "+-"),  # of one size the better
+        ([2, 2], [99, 100], "??"),  # of one size neither
+        ([1, 1, 2], [99, 100, 50], "??+"),  # what cannot be told apart leaves others alone
+        ([1, 2, 3, 4], [150, 100, 99, 20], "++?+"),  # better than all, but not surely than the next smaller
+        ([1, 2, 3], [100, 99, 150], "+?-"),
+        ([1, 2], [0, 0], "+?"),
+    ],
+)
+def test_known_standings(sizes, errors, standing):
+    marks = {"on": "+", "off": "-", "undecided": "?"}
+    found = classify(sizes, making(*errors), WORDS, resamples=500, seed=0)
+    assert "".join(marks[each] for each in found) == standing
+
+
+def test_the_same_rate_at_the_same_size_by_other_errors_is_no_duplicate():
+    errors = np.stack([making(50)[0], making(50)[0][::-1]])
+    assert classify([1, 1], errors, WORDS, resamples=500, seed=0) == ["undecided", "undecided"]
+
+
+def test_one_utterance_decides_nothing():
+    errors = np.array([[9], [0], [5]])
+    assert classify([1, 2, 3], errors, np.array([10]), resamples=100, seed=0) == [
+        "on",
+        "undecided",
+        "undecided",
+    ]
+
+
+@pytest.mark.parametrize("size", [nan, inf])
+def test_a_size_that_is_none_is_refused(size):
+    with pytest.raises(ValueError, match="not finite"):
+        classify([1, size], making(1, 2), WORDS, resamples=10, seed=0)
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 4), st.integers(0, 3)), min_size=1, max_size=8),
+    st.integers(0, 100),
+)
+def test_standings_equal_the_definition(points, seed):
+    """Point by point, of the same p-values; and on implies the front, off implies not."""
+    generator = np.random.default_rng(seed)
+    systems = generator.binomial(WORDS, np.array([[0.02], [0.05], [0.06], [0.3]]), (4, UTTERANCES))
+    sizes = [float(size) for size, _ in points]
+    errors = systems[[system for _, system in points]]
+    found = classify(sizes, errors, WORDS, resamples=200, seed=seed)
+
+    distinct = sorted({system for _, system in points})
+    rows = systems[distinct]
+    n = len(distinct)
+    p = pairwise_p(rows, WORDS, resamples=200, seed=seed)
+    pairs = [(i, j) for i in range(n) for j in range(i + 1, n)]
+    significant = {
+        frozenset(pair)
+        for pair, adjusted in zip(pairs, holm([p[pair] for pair in pairs]), strict=True)
+        if adjusted <= 0.05
+    }
+
+    def beats(one, other):
+        i, j = distinct.index(one), distinct.index(other)
+        return frozenset((i, j)) in significant and rows[i].sum() < rows[j].sum()
+
+    for (size, system), standing in zip(points, found, strict=True):
+        contenders = [other for other in points if other != (size, system) and other[0] <= size]
+        on = all(beats(system, other) for _, other in contenders)
+        off = any(beats(other, system) for _, other in contenders)
+        assert standing == ("on" if on else "off" if off else "undecided")
+    on_front = front([(size, row.sum()) for size, row in zip(sizes, errors, strict=True)])
+    for standing, best in zip(found, on_front, strict=True):
+        assert best if standing == "on" else standing == "undecided" or not best
+
+
+def test_standings_are_rarely_wrong_where_nothing_or_everything_is_to_be_found():
+    """Any wrong standing among eight points, in some 5 % of corpora: with rates that are all the same, so
+    that only the smallest may stand on the front, and with a step down after every second point. Without
+    correction it would be 18 % of corpora and more."""
+    sizes = list(range(1, 9))
+    for rates in (np.full(8, 0.1), np.repeat([0.4, 0.3, 0.2, 0.1], 2)):
+        wrong = 0
+        for seed in range(500):
+            generator = np.random.default_rng(seed)
+            ease = generator.uniform(0.5, 1.5, UTTERANCES)  # what is hard is hard for all
+            errors = generator.binomial(WORDS, np.minimum(1, rates[:, None] * ease))
+            found = classify(sizes, errors, WORDS, resamples=200, seed=1000 + seed)
+            on = [not any(rates[:n] <= rates[n]) for n in range(8)]
+            off = [any(rates[:n] < rates[n]) for n in range(8)]
+            wrong += any(
+                (standing == "on" and not on[n]) or (standing == "off" and not off[n])
+                for n, standing in enumerate(found)
+            )
+        assert wrong <= 0.07 * 500
