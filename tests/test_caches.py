@@ -24,7 +24,7 @@ from wq import caches
 content = {key: f"{key} " * 1000 for key in "abcdef"}
 for round in range(20):
     for key, text in content.items():
-        file = caches.find("calibration", key)
+        file = caches.open_kept("calibration", key)
         if file:
             with file:
                 assert open(file.name).read() == text, key
@@ -45,7 +45,7 @@ def keep(key: str, content: str) -> None:
 
 
 def found(key: str) -> str | None:
-    file = caches.find(KIND, key)
+    file = caches.open_kept(KIND, key)
     if file is None:
         return None
     with file:
@@ -101,7 +101,7 @@ def test_what_another_process_uses_stays(place: Path):
         [
             sys.executable,
             "-c",
-            "from wq import caches; f = caches.find('calibration', 'a'); print(f.name); input()",
+            "from wq import caches; f = caches.open_kept('calibration', 'a'); print(f.name); input()",
         ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

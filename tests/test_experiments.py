@@ -10,8 +10,8 @@ from tests.conftest import Run
 from wq.catalogue import conf_dir
 from wq.study.spec.composition import compose
 from wq.study.spec.config import ConfigurationError
-from wq.study.spec.effective import effective_spec
-from wq.study.spec.spec import Source
+from wq.study.spec.resolution import resolve_spec
+from wq.study.spec.spec import Content
 
 EXPERIMENTS = sorted(path.stem for path in (conf_dir() / "experiment").glob("*.yaml"))
 LOCAL = [name for name in EXPERIMENTS if name != "published"]  # which is about models of the hub
@@ -19,9 +19,9 @@ LOCAL = [name for name in EXPERIMENTS if name != "published"]  # which is about 
 
 def points(*arguments: str) -> dict[str, str]:
     """The distinct points of a grid: fingerprint to name."""
-    model, dataset = Source("nano", "m" * 64), Source("commands", "d" * 64)
+    model, dataset = Content("nano", "m" * 64), Content("commands", "d" * 64)
     specs = [
-        effective_spec(config, model, dataset, 320, "normaliser", False) for config in compose([*arguments])
+        resolve_spec(config, model, dataset, 320, "normaliser", False) for config in compose([*arguments])
     ]
     return {spec.fingerprint: spec.point for spec in specs}
 

@@ -12,8 +12,8 @@ from wq.console import Ending
 from wq.study.job.sensitivity import only, output_error, parts_of, scheme_of
 from wq.study.spec.composition import compose
 from wq.study.spec.config import ConfigurationError
-from wq.study.spec.effective import effective_spec
-from wq.study.spec.spec import Source, Spec
+from wq.study.spec.resolution import resolve_spec
+from wq.study.spec.spec import Content, Spec
 from wq.whisper.calibration.calibration import Observed, observe
 from wq.whisper.checkpoint.geometry import Geometry
 from wq.whisper.layers.layers import walk
@@ -22,8 +22,8 @@ from wq.whisper.layers.roles import LINEAR_ROLES
 
 def spec_of(*arguments: str) -> Spec:
     (config,) = compose([*arguments])
-    source = Source("nano", "m" * 64)
-    return effective_spec(config, source, source, 320, "normaliser", False)
+    source = Content("nano", "m" * 64)
+    return resolve_spec(config, source, source, 320, "normaliser", False)
 
 
 @pytest.fixture(scope="module")

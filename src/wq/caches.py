@@ -77,7 +77,7 @@ def limit() -> int:
     return int(size * 1e9)
 
 
-def find(kind: str, key: str) -> BufferedReader | None:
+def open_kept(kind: str, key: str) -> BufferedReader | None:
     """The file that is kept for this key, open, and locked until it is closed; None where there is none.
     Its `name` is its path."""
     try:

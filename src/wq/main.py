@@ -31,7 +31,7 @@ def job(composed: DictConfig) -> None:
 def run(config: Config, directory: Path, overrides: list[str]) -> None:
     """Evaluate one point, or take it from the store; leave its files in the directory and print its line."""
     from wq.study.job.job import prepare
-    from wq.study.spec.effective import tell_ignored
+    from wq.study.spec.resolution import tell_ignored
 
     job = prepare(config, overrides)
     # After it, as they import torch: what is wrong with the configuration is said before

@@ -38,11 +38,11 @@ def compare(arguments: list[str]) -> None:
     uri, experiment = columns.pop("tracking_uri", ""), columns.pop("experiment_name", "wq")
 
     from wq.study.compare.comparison import difference
-    from wq.study.compare.lookup import find
+    from wq.study.compare.lookup import find_points
     from wq.study.report.comparison_text import format_difference
     from wq.study.store.tracking import Store, default_uri
 
-    first, second = find(names, Store(uri or default_uri(), experiment), columns)
+    first, second = find_points(names, Store(uri or default_uri(), experiment), columns)
     print(format_difference(difference(first, second), limit))
 
 

@@ -35,7 +35,7 @@ def export(arguments: list[str]) -> None:
     from wq.study.resources.points import split_settings
     from wq.study.spec.composition import compose
     from wq.study.spec.config import ConfigurationError
-    from wq.study.spec.effective import tell_ignored
+    from wq.study.spec.resolution import tell_ignored
     from wq.whisper.export.target import LAYOUTS, RESTS, check_target
 
     refuse_passwords(arguments)

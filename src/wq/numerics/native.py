@@ -96,13 +96,13 @@ def library() -> ctypes.CDLL | None:
 def _compiled(compiler: str, made_from: dict[str, str]) -> ctypes.CDLL:
     """Raises OSError where it can be neither compiled nor loaded."""
     key = caches.digest(made_from | {"processor": _processor(), "flags": " ".join(FLAGS)})
-    kept = caches.find(KIND, key)
+    kept = caches.open_kept(KIND, key)
     with TemporaryDirectory() as directory:
         built = Path(directory) / "numerics.so"
         if kept is None:
             _compile(compiler, built)
             caches.keep(KIND, key, lambda target: shutil.copyfile(built, target))
-            kept = caches.find(KIND, key)
+            kept = caches.open_kept(KIND, key)
         compiled = ctypes.CDLL(kept.name if kept else str(built))
     _open.append(kept)
     return compiled

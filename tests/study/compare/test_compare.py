@@ -9,7 +9,7 @@ import pytest
 
 from wq.commands import compare as command
 from wq.study.compare.comparison import Side, difference
-from wq.study.compare.lookup import find, on_disk
+from wq.study.compare.lookup import find_points, on_disk
 from wq.study.report.comparison_text import format_difference, probability, side_by_side
 from wq.study.score import statistics
 from wq.study.score.mapsswe import mapsswe
@@ -199,7 +199,7 @@ def store(tmp_path_factory):
 
 
 def found_in(store: Store, text: str, **columns: str) -> Side:
-    return find([text], store, columns)[0]
+    return find_points([text], store, columns)[0]
 
 
 def test_a_run_is_found_by_any_of_its_names(store):
@@ -217,14 +217,14 @@ def test_an_older_run_of_a_point_is_found_by_its_id(store):
 
 
 def test_of_several_points_of_a_name_the_comparable_one_is_meant(store, tmp_path):
-    assert [run.row["split"] for run in find(["fp32", "int4other"], store, {})] == ["other", "other"]
-    assert [run.row["split"] for run in find(["int4clean", "fp32"], store, {})] == ["clean", "clean"]
+    assert [run.row["split"] for run in find_points(["fp32", "int4other"], store, {})] == ["other", "other"]
+    assert [run.row["split"] for run in find_points(["int4clean", "fp32"], store, {})] == ["clean", "clean"]
     job = write(tmp_path / "job", side("int4", reference="fp32clean0000"))
-    assert [run.row.get("split") for run in find(["fp32", str(job)], store, {})] == ["clean", None]
+    assert [run.row.get("split") for run in find_points(["fp32", str(job)], store, {})] == ["clean", None]
     with pytest.raises(ValueError, match=r"^fp32 is 2 points: .*split="):
-        find(["fp32", "int4"], store, {})
+        find_points(["fp32", "int4"], store, {})
     with pytest.raises(ValueError, match=r"^fp32 is 2 points"):
-        find(["fp32", str(write(tmp_path / "other", side("int4", reference="unknown")))], store, {})
+        find_points(["fp32", str(write(tmp_path / "other", side("int4", reference="unknown")))], store, {})
 
 
 @pytest.mark.parametrize(

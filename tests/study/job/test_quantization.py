@@ -7,8 +7,8 @@ import torch
 
 from wq.study.job.quantization import quantized
 from wq.study.spec.composition import compose
-from wq.study.spec.effective import effective_spec
-from wq.study.spec.spec import Calibration, Source
+from wq.study.spec.resolution import resolve_spec
+from wq.study.spec.spec import Calibration, Content
 from wq.study.speech.datasets import load_speech
 from wq.whisper.layers.layers import walk
 
@@ -19,8 +19,8 @@ def spec_of(*arguments):
     (config,) = compose([*arguments, *FEW])
     speech = load_speech(config.dataset, split="calibration", limit=3)
     calibration = Calibration(speech.split, len(speech.utterances), speech.content_hash)
-    sources = Source("nano", "m" + "".join(arguments)), Source("commands", "d")
-    return effective_spec(config, *sources, 4, "n", False, calibration), speech
+    sources = Content("nano", "m" + "".join(arguments)), Content("commands", "d")
+    return resolve_spec(config, *sources, 4, "n", False, calibration), speech
 
 
 @pytest.fixture

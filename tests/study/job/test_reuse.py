@@ -9,8 +9,8 @@ import torch
 from wq.study.job.quantization import quantized
 from wq.study.job.reuse import encoder_spec, plan, reads
 from wq.study.spec.composition import compose
-from wq.study.spec.effective import effective_spec
-from wq.study.spec.spec import Calibration, Source, Spec
+from wq.study.spec.resolution import resolve_spec
+from wq.study.spec.spec import Calibration, Content, Spec
 from wq.study.speech.datasets import load_speech
 from wq.whisper.decoding.decode import SAMPLING_RATE
 from wq.whisper.decoding.features import log_mel
@@ -22,8 +22,8 @@ def spec_of(*arguments: str) -> Spec:
     (config,) = compose([*arguments, "limit=2", "calibration.limit=2"])
     speech = load_speech(config.dataset, split="calibration", limit=2)
     calibration = Calibration(speech.split, len(speech.utterances), speech.content_hash)
-    sources = Source("nano", "m"), Source("commands", "d")
-    return effective_spec(config, *sources, 2, "n", False, calibration)
+    sources = Content("nano", "m"), Content("commands", "d")
+    return resolve_spec(config, *sources, 2, "n", False, calibration)
 
 
 # Settings in pairs, and whether one change between them reaches the encoder
@@ -110,7 +110,7 @@ def test_models_and_speech_are_told_apart():
     spec = spec_of("roles=[decoder]")
     assert reads(spec).states == reads(spec.reference()).states
     for name in ("model", "dataset"):
-        other = replace(spec, **{name: Source("nano", "another")})
+        other = replace(spec, **{name: Content("nano", "another")})
         assert set(reads(other)).isdisjoint(reads(spec))
     chunked = replace(spec, long_audio="chunk")
     assert set(reads(chunked)).isdisjoint(reads(spec))

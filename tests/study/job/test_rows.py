@@ -5,7 +5,7 @@ import pytest
 from wq.study.compare.comparison import Side, difference
 from wq.study.job.rows import Outcome, difference_columns, score_columns, spec_columns, utterance_rows
 from wq.study.score import wer
-from wq.study.spec.spec import Source, Spec
+from wq.study.spec.spec import Content, Spec
 from wq.study.speech.audio import Entry
 from wq.study.speech.datasets import Speech, Utterance
 from wq.study.store.recording import METRICS, parameters
@@ -16,8 +16,8 @@ FP32 = ["turn on the light", "open a door please", "", "play music in a kitchen"
 INT4 = ["turn on a light", "open the door please", "x", "play music the kitchen and so on", "stop it"]
 
 SPEC = Spec(
-    model=Source("nano", "1"),
-    dataset=Source("commands", "2"),
+    model=Content("nano", "1"),
+    dataset=Content("commands", "2"),
     split="clean",
     language="en",
     decoding_language=None,

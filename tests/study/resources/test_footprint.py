@@ -17,7 +17,7 @@ from wq.numerics.fake_quant import quantize
 from wq.numerics.packing import pack_quantized
 from wq.study.resources.footprint import Footprint, footprint, workload
 from wq.study.spec.config import FormatOptions, KVCacheConfig
-from wq.study.spec.effective import effective_kv_cache
+from wq.study.spec.resolution import resolve_kv_cache
 from wq.whisper.checkpoint.geometry import PUBLIC, Geometry, find_geometry, skeleton
 from wq.whisper.decoding import greedy, onednn
 from wq.whisper.decoding.greedy import Batch, Rules, decode_greedily, encode, encode_rows
@@ -113,7 +113,7 @@ def stored_bytes(x: torch.Tensor, rounding: Rounding) -> int:
 def check_cache(
     geometry: Geometry, config: KVCacheConfig | None, batches: list[Batch], tokens: int, batch: int
 ):
-    scheme = effective_kv_cache(config) if config else None
+    scheme = resolve_kv_cache(config) if config else None
     names = (
         layer_name(index, attention, projection)
         for index in range(geometry.decoder_layers)
@@ -162,7 +162,7 @@ def test_the_cache_of_a_window_is_mostly_the_audio_s():
 def test_bits_of_a_stored_number(format, bits):
     """Heads of 64 numbers: a scale of 16 bits (32 for fp8) for each, or of 8 bits for 32 or 16 numbers."""
     granularity = "group" if format in ("mxfp4", "nvfp4") else "token"
-    scheme = effective_kv_cache(KVCacheConfig(format=format, keys=granularity, values=granularity))
+    scheme = resolve_kv_cache(KVCacheConfig(format=format, keys=granularity, values=granularity))
     work = workload(SMALL, batch=8)
     plain, rounded = (footprint(SMALL, 0, each, work).kv_cache for each in (None, scheme))
     tensor_scales = 4 * 2 * 2 * SMALL.decoder_layers if format == "nvfp4" else 0

@@ -15,8 +15,8 @@ from wq.numerics.packing import layout
 from wq.study.resources.points import compose_points
 from wq.study.resources.size import PLAIN_BITS, model_size, size_of
 from wq.study.spec.composition import compose
-from wq.study.spec.effective import effective_spec
-from wq.study.spec.spec import Source
+from wq.study.spec.resolution import resolve_spec
+from wq.study.spec.spec import Content
 from wq.whisper.checkpoint.files import ModelError
 from wq.whisper.checkpoint.geometry import PUBLIC, Geometry, find_geometry, skeleton
 from wq.whisper.export.export import assemble
@@ -173,8 +173,8 @@ def _count(shape):
 
 def test_a_real_model_and_its_configuration_have_one_size(nano):
     """`model_size` looks at shapes alone."""
-    config, source = compose(["format=nvfp4", "roles=[encoder,embedding]"])[0], Source("", "")
-    spec = effective_spec(config, source, source, 0, "", False)
+    config, source = compose(["format=nvfp4", "roles=[encoder,embedding]"])[0], Content("", "")
+    spec = resolve_spec(config, source, source, 0, "", False)
     layers = select(list(walk(nano.model)), ["encoder", "embedding"])
     assert model_size(nano.model, plan(layers, "nvfp4"), PLAIN_BITS) == size_of(
         find_geometry("wq:nano"), spec

@@ -16,10 +16,10 @@ from wq.study.spec.config import (
     ModelConfig,
     SmoothQuantConfig,
 )
-from wq.study.spec.effective import effective_spec, needs_calibration
-from wq.study.spec.spec import Calibration, Source
+from wq.study.spec.resolution import needs_calibration, resolve_spec
+from wq.study.spec.spec import Calibration, Content
 
-MODEL, DATASET = Source("nano", "m" * 64), Source("commands", "d" * 64)
+MODEL, DATASET = Content("nano", "m" * 64), Content("commands", "d" * 64)
 
 
 def described(format, options=()):
@@ -41,9 +41,7 @@ def configuration(format="int4", **settings):
 
 def spec(format="int4", model=MODEL, dataset=DATASET, **settings):
     multilingual = settings.pop("multilingual", False)
-    return effective_spec(
-        configuration(format, **settings), model, dataset, 320, "normaliser-1", multilingual
-    )
+    return resolve_spec(configuration(format, **settings), model, dataset, 320, "normaliser-1", multilingual)
 
 
 def activation(format="int8", granularity="token", **settings):
@@ -131,7 +129,7 @@ SAME = [
     ({"tracking_uri": "sqlite:///a.db"}, {"experiment_name": "other"}),
     ({"rerun": True}, {}),
     ({"roles": ["encoder", "decoder"]}, {"roles": ["decoder", "encoder", "encoder"]}),
-    ({"model": Source("nano", "m" * 64)}, {"model": Source("renamed", "m" * 64)}),
+    ({"model": Content("nano", "m" * 64)}, {"model": Content("renamed", "m" * 64)}),
     ({"format": "int4"}, {"format": "int", "format_options": {"integer_bits": 4}}),
     ({"decoder_format": "int4"}, {}),
     ({"format": "int4", "roles": ["decoder"]}, {"format": "fp32", "decoder_format": "int4"}),
@@ -172,8 +170,8 @@ DIFFERENT = [
         {"kv_cache": KVCacheConfig(format="int8", attention=["self"])},
     ),
     ({"smoothquant": SmoothQuantConfig("fixed")}, {"smoothquant": SmoothQuantConfig("search")}),
-    ({"model": Source("nano", "x" * 64)}, {}),
-    ({"dataset": Source("commands", "x" * 64)}, {}),
+    ({"model": Content("nano", "x" * 64)}, {}),
+    ({"dataset": Content("commands", "x" * 64)}, {}),
 ]
 
 
@@ -212,7 +210,7 @@ def test_what_is_ignored_is_named():
 def test_points_that_are_calibrated_otherwise_are_named_otherwise():
     config = configuration(activation=activation(granularity="tensor"))
     usual, fewer = (
-        effective_spec(config, MODEL, DATASET, 320, "n", False, Calibration("calibration", count, "c" * 64))
+        resolve_spec(config, MODEL, DATASET, 320, "n", False, Calibration("calibration", count, "c" * 64))
         for count in (64, 8)
     )
     assert usual.point == "W4A8 int4-g128 / int8-tensor"
@@ -256,7 +254,7 @@ def test_the_fingerprint_is_stable():
 
 def test_pieces_where_nothing_is_longer_than_the_window_are_no_other_point():
     config = configuration(long_audio="chunk")
-    short = effective_spec(config, MODEL, DATASET, 320, "normaliser-1", False, has_long_audio=False)
+    short = resolve_spec(config, MODEL, DATASET, 320, "normaliser-1", False, has_long_audio=False)
     assert short.fingerprint == spec().fingerprint
     assert short.ignored == ("long_audio=chunk",)
 

@@ -28,9 +28,9 @@ def finish(store, fingerprint, tmp_path, **row):
 
 
 def test_a_finished_point_is_found_with_its_results(store, tmp_path):
-    assert store.find("abc") is None
+    assert store.find_run("abc") is None
     finish(store, "abc", tmp_path, wer=0.25)
-    found = store.find("abc")
+    found = store.find_run("abc")
     assert found.data.metrics == {"wer": 0.25}
     assert found.data.params == {"format": "int4", "group": "None"}
     assert store.read_result(found) == {"fingerprint": "abc", "wer": 0.25}
@@ -54,7 +54,7 @@ def test_a_run_that_ends_badly_is_not_taken_for_a_result(store, error, status):
     run = store.client.get_run(run_id)
     assert run.info.status == status
     assert run.data.tags.get(FAILURE) == ("RuntimeError: no" if status == "FAILED" else None)
-    assert store.find("abc") is None
+    assert store.find_run("abc") is None
 
 
 def test_the_parent_of_a_grid_is_opened_again(store):
@@ -159,12 +159,12 @@ def test_a_run_without_its_results_is_not_found(store, tmp_path, capsys, artifac
     broken = finish(store, "abc", tmp_path, wer=0.5)
     path = artifacts(store, broken) / artifact
     path.unlink() if content is None else path.write_text(content)
-    assert store.find("abc").info.run_id == whole
+    assert store.find_run("abc").info.run_id == whole
     said = capsys.readouterr().err
     assert said.startswith(f"run {broken} is passed over")
     assert said.count("\n") == 1
     shutil.rmtree(artifacts(store, whole))
-    assert store.find("abc") is None
+    assert store.find_run("abc") is None
 
 
 def artifacts(store, run_id):

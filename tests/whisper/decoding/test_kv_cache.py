@@ -16,7 +16,7 @@ from wq.study.job.job import prepare
 from wq.study.job.quantization import quantized
 from wq.study.spec.composition import compose
 from wq.study.spec.config import DatasetConfig, FormatOptions, KVCacheConfig
-from wq.study.spec.effective import effective_kv_cache
+from wq.study.spec.resolution import resolve_kv_cache
 from wq.study.speech.datasets import load_speech
 from wq.whisper.checkpoint.model import load
 from wq.whisper.decoding.decode import SAMPLING_RATE
@@ -54,7 +54,7 @@ SCHEMES = {
 
 def quantizer(**settings) -> KVQuantizer:
     """Of these fields of the configuration, with a range for every layer that a test's models have."""
-    scheme = effective_kv_cache(KVCacheConfig(**settings))
+    scheme = resolve_kv_cache(KVCacheConfig(**settings))
     assert scheme
     names = (
         layer_name(index, attention, projection)

@@ -20,7 +20,7 @@ from wq.whisper.decoding.decode import NonFiniteUtterance, Place
 from wq.whisper.decoding.finite import NonFiniteRow
 from wq.whisper.layers.layers import walk
 from wq.whisper.layers.roles import LINEAR_ROLES
-from wq.whisper.layers.schemes import Activation, Assignment, assign
+from wq.whisper.layers.schemes import Activation, Assignment, group_roles
 from wq.whisper.methods import activation as module
 from wq.whisper.methods.activation import quantized_activations, rounding
 
@@ -107,7 +107,7 @@ def test_one_tensor_read_twice_is_rounded_anew_for_another_scheme(nano):
     x = torch.randn(2, 4, 256, generator=torch.Generator().manual_seed(0))
     eight, four = scheme("int8_token"), scheme("int4_token")
     q, k, v = (f"encoder.self_attn.{name}" for name in "qkv")
-    with quantized_activations(nano.model, assign({q: eight, k: eight, v: four}), {}):
+    with quantized_activations(nano.model, group_roles({q: eight, k: eight, v: four}), {}):
         outputs = [attention.q_proj(x), attention.k_proj(x), attention.v_proj(x)]
     for linear, activation, found in zip(
         (attention.q_proj, attention.k_proj, attention.v_proj), (eight, eight, four), outputs, strict=True

@@ -23,7 +23,7 @@ TELLING = (  # one candidate from another
 )
 
 
-def find(names: Sequence[str], store: Store, columns: Mapping[str, str]) -> list[Side]:
+def find_points(names: Sequence[str], store: Store, columns: Mapping[str, str]) -> list[Side]:
     """The runs of these names: job directories, or runs of the store whose columns have these values.
 
     A name of several points means the one that may be compared with the others, if there is just one: fp32

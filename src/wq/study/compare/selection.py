@@ -68,7 +68,7 @@ def of_stores(
                 without.setdefault(run.data.tags[FINGERPRINT], _unfinished(run))
         if query:  # which may have left out what the others are compared with
             missing = {key for row in rows.values() if (key := reference_of(row)) and key not in rows}
-            found = [run for key in sorted(missing) if (run := store.find(key))]
+            found = [run for key in sorted(missing) if (run := store.find_run(key))]
             lost += _take(store, found, rows, transcripts)
     if lost:
         print(f"{lost} finished runs are left out: their {RESULT} cannot be read", file=sys.stderr)

@@ -57,10 +57,10 @@ def files_of(job: Job, directory: Path) -> dict[str, Path] | None:
     grid, which the store could not take. None where there is none."""
     names = [results.RESULT, results.TRANSCRIPTS, *(results.DIAGNOSIS if job.spec.smoothquant else ())]
     with job.store.connection.optional():
-        if run := job.store.find(job.spec.fingerprint):
+        if run := job.store.find_run(job.spec.fingerprint):
             return {name: job.store.artifact(run, name) for name in names}
     sweep = results.sweep_of(directory)
-    done = results.find(sweep, job.spec.fingerprint) if sweep else None
+    done = results.find_job(sweep, job.spec.fingerprint) if sweep else None
     return {name: done / name for name in names} if done else None
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from wq.study.score import wer
 from wq.study.spec.config import Config, ConfigurationError, DatasetConfig
-from wq.study.spec.effective import effective_activations, effective_spec, needs_calibration
-from wq.study.spec.spec import Calibration, Source, Spec
+from wq.study.spec.resolution import needs_calibration, resolve_activations, resolve_spec
+from wq.study.spec.spec import Calibration, Content, Spec
 from wq.study.speech.datasets import Speech, load_speech
 from wq.study.store.tracking import Store, default_uri
 from wq.whisper.checkpoint.files import content_hash, facts, locate, prompt_length
@@ -60,7 +60,7 @@ def prepare(config: Config, overrides: list[str], *, looks_only: bool = False) -
     """
     config.number_formats  # noqa: B018  a format that cannot be is refused before anything is read
     expand(config.roles)
-    effective_activations(config)
+    resolve_activations(config)
     checkpoint = locate(config.model.path, config.model.revision)
     multilingual, positions = facts(checkpoint)
     room = positions - prompt_length(multilingual)
@@ -76,10 +76,10 @@ def prepare(config: Config, overrides: list[str], *, looks_only: bool = False) -
         )
     calibration = read_calibration(config, speech) if needs_calibration(config) else None
     window = read_geometry(checkpoint).max_source_positions / POSITIONS_PER_SECOND
-    spec = effective_spec(
+    spec = resolve_spec(
         config,
-        Source(config.model.name, hash_once(checkpoint)),
-        Source(config.dataset.name or speech.name, speech.content_hash),
+        Content(config.model.name, hash_once(checkpoint)),
+        Content(config.dataset.name or speech.name, speech.content_hash),
         len(speech.utterances),
         wer.NORMALISER,
         multilingual,

@@ -27,7 +27,7 @@ Plan = list[tuple[Layer, Quantizer]]
 
 
 @dataclass
-class Quantized:
+class QuantizedModel:
     """What a model is inside `quantized`.
 
     plan     the layers whose weights are quantized, and how
@@ -52,7 +52,7 @@ def quantized(
     *,
     batch_size: int = 32,
     rounded: bool = True,
-) -> Iterator[Quantized]:
+) -> Iterator[QuantizedModel]:
     """Inside, the model is what the spec says; afterwards it is as it was, whatever happened.
 
     calibration   the speech that static scales and smoothing are taken from, where the spec needs any
@@ -61,7 +61,7 @@ def quantized(
     Raises NonFiniteError that names the layer whose weight or input holds NaN or Inf, and the utterance.
     """
     layers = list(walk(whisper.model))
-    state = Quantized(assign(layers, spec.weights))
+    state = QuantizedModel(assign(layers, spec.weights))
     cache = spec.kv_cache
     with ExitStack() as undo:
         observed: dict[str, Observed] = {}
@@ -113,7 +113,7 @@ def statistics(
     batch_size: int,
     *,
     is_smoothed: bool = False,
-    state: Quantized | None = None,
+    state: QuantizedModel | None = None,
 ) -> dict[str, Observed]:
     """What the layers read while the model, as it was loaded or smoothed as the spec says, transcribes the
     calibration speech; from the cache where they have been seen to do so before. The time that it takes is

@@ -15,7 +15,7 @@ from wq.study.job.job import Job, prepare
 from wq.study.spec.config import Config
 from wq.study.spec.spec import Spec
 from wq.whisper.layers.roles import is_decoders
-from wq.whisper.layers.schemes import Assignment, assign, by_role
+from wq.whisper.layers.schemes import Assignment, by_role, group_roles
 
 if TYPE_CHECKING:
     from wq.whisper.decoding.row_cache import CachedRows, RowCaches
@@ -56,7 +56,7 @@ def encoder_spec(spec: Spec) -> Spec:
 
 def of_encoder(assignments: Sequence[Assignment[Q]]) -> tuple[Assignment[Q], ...]:
     quantizers = by_role(assignments)
-    return assign({role: each for role, each in quantizers.items() if not is_decoders(role)})
+    return group_roles({role: each for role, each in quantizers.items() if not is_decoders(role)})
 
 
 class Reads(NamedTuple):

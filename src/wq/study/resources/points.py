@@ -11,8 +11,8 @@ from typing import Any
 from wq.study.resources.footprint import Footprint, Workload, footprint
 from wq.study.resources.size import Size, plain_bits, size_of
 from wq.study.spec.composition import compose
-from wq.study.spec.effective import effective_spec, tell_ignored
-from wq.study.spec.spec import Source, Spec
+from wq.study.spec.resolution import resolve_spec, tell_ignored
+from wq.study.spec.spec import Content, Spec
 from wq.study.store.results import write_whole
 from wq.whisper.checkpoint.geometry import Geometry, find_geometry
 
@@ -48,9 +48,9 @@ def compose_points(overrides: list[str]) -> list[Point]:
     points = {}
     for config in compose(overrides):
         geometry = find_geometry(config.model.path, config.model.revision)
-        source = Source(config.model.name, str(geometry))
-        data = Source(config.dataset.name or "", "")
-        spec = effective_spec(config, source, data, 0, "", geometry.is_multilingual)
+        source = Content(config.model.name, str(geometry))
+        data = Content(config.dataset.name or "", "")
+        spec = resolve_spec(config, source, data, 0, "", geometry.is_multilingual)
         points.setdefault(replace(spec, ignored=(), limit=None), Point(geometry, spec))
     if len(points) == 1:
         (point,) = points.values()

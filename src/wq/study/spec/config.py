@@ -163,7 +163,7 @@ class ActivationConfig:
             raise ConfigurationError("activation.roles=[] selects nothing; name a role, or activation=none")
 
     @property
-    def effective(self) -> Effective | None:
+    def resolved(self) -> Effective | None:
         """The settings that have an effect; None where activations are left alone."""
         if self.format is None:
             return None
@@ -205,7 +205,7 @@ class KVCacheConfig:
         if not self.attention:
             raise ConfigurationError("kv_cache.attention=[] selects nothing; name self, cross, or both")
 
-    def effective(self, granularity: str) -> Effective | None:
+    def resolved(self, granularity: str) -> Effective | None:
         """The settings that have an effect on keys or values of this granularity."""
         if self.format is None:
             return None

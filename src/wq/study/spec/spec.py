@@ -23,7 +23,7 @@ REFERENCE_FORMAT = "fp32"
 
 
 @dataclass(frozen=True)
-class Source:
+class Content:
     """A model or a test set: its readable name, and the hash of its content that identifies it."""
 
     name: str
@@ -46,8 +46,8 @@ class Spec:
     weights, activations   which quantizers, for which roles; empty where nothing is quantized
     """
 
-    model: Source
-    dataset: Source
+    model: Content
+    dataset: Content
     split: str
     language: str
     decoding_language: str | None

@@ -99,7 +99,7 @@ def collect(sweep: Path) -> list[Row]:
     return list(rows.values())
 
 
-def find(sweep: Path, fingerprint: str) -> Path | None:
+def find_job(sweep: Path, fingerprint: str) -> Path | None:
     """The directory of a job of this grid, or of a reference, that has this point's whole results."""
     for path in sorted(sweep.glob(f"[0-9]*/**/{RESULT}")):
         with suppress(OSError, ValueError):

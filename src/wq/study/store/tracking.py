@@ -191,7 +191,7 @@ class Store:
             )
         return found.experiment_id
 
-    def find(self, fingerprint: str) -> "Run | None":
+    def find_run(self, fingerprint: str) -> "Run | None":
         """The newest finished run of a point whose results can be read. One that lost them, as when its files
         were removed, counts for nothing: the point runs again."""
         runs = self.client.search_runs(

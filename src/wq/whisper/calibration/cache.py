@@ -26,7 +26,7 @@ def cached(key: Mapping[str, object], compute: Callable[[], dict[str, Observed]]
     key   whatever the statistics depend on: content hashes of model and speech, smoothing, decode settings
     """
     name = caches.digest({**key, "version": VERSION})
-    if file := caches.find(KIND, name):
+    if file := caches.open_kept(KIND, name):
         with file:
             return load(Path(file.name))
     observed = compute()

@@ -112,7 +112,7 @@ def has_static_range(quantizer: Quantizer) -> bool:
     )
 
 
-def assign(quantizers: Mapping[str, Q | None]) -> tuple[Assignment[Q], ...]:
+def group_roles(quantizers: Mapping[str, Q | None]) -> tuple[Assignment[Q], ...]:
     """The quantizers of roles, written in one way only, so that equal assignments compare equal; a role with
     None is left alone."""
     families: dict[Q, list[str]] = {}

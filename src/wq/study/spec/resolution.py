@@ -11,7 +11,7 @@ from wq.study.spec.config import (
     KVCacheConfig,
     SmoothQuantConfig,
 )
-from wq.study.spec.spec import REFERENCE_FORMAT, Calibration, Source, Spec
+from wq.study.spec.spec import REFERENCE_FORMAT, Calibration, Content, Spec
 from wq.whisper.layers.roles import LINEAR_ROLES, any_block, expand, is_decoders
 from wq.whisper.layers.schemes import (
     DEFAULT_ROLES,
@@ -19,23 +19,23 @@ from wq.whisper.layers.schemes import (
     Assignment,
     KVCache,
     Smoothing,
-    assign,
+    group_roles,
     has_static_range,
 )
 
 
 def needs_calibration(config: Config) -> bool:
     """Whether a configuration's static scales or its smoothing must be calibrated."""
-    smoothing = effective_smoothing(config.smoothquant) is not None
+    smoothing = resolve_smoothing(config.smoothquant) is not None
     activations = [_activation(each) for each in (config.activation, config.decoder_activation) if each]
-    cache = effective_kv_cache(config.kv_cache)
+    cache = resolve_kv_cache(config.kv_cache)
     return smoothing or any(each.is_static for each in (*activations, cache) if each)
 
 
-def effective_spec(
+def resolve_spec(
     config: Config,
-    model: Source,
-    dataset: Source,
+    model: Content,
+    dataset: Content,
     utterances: int,
     normaliser: str,
     multilingual: bool,
@@ -52,10 +52,10 @@ def effective_spec(
         encoder, decoder = (
             resolve(format, config.granularity, config.group) for format in config.number_formats
         )
-        weights = assign(
+        weights = group_roles(
             {role: _quantizer(decoder if is_decoders(role) else encoder) for role in expand(config.roles)}
         )
-        activations = effective_activations(config)
+        activations = resolve_activations(config)
     except ValueError as error:
         raise ConfigurationError(str(error)) from error
     ignored = list(dict.fromkeys(encoder.ignored + decoder.ignored))
@@ -83,8 +83,8 @@ def effective_spec(
         weights=weights,
         share_tensor_scale=config.share_tensor_scale and shares,
         activations=activations,
-        smoothquant=effective_smoothing(config.smoothquant),
-        kv_cache=effective_kv_cache(config.kv_cache),
+        smoothquant=resolve_smoothing(config.smoothquant),
+        kv_cache=resolve_kv_cache(config.kv_cache),
         calibration=calibration if needs_calibration(config) else None,
         max_new_tokens=config.max_new_tokens,
         seed=config.seed,
@@ -101,7 +101,7 @@ def tell_ignored(spec: Spec) -> None:
         print(f"{setting} has no effect on {spec.point} and is ignored", file=sys.stderr)
 
 
-def effective_activations(config: Config) -> tuple[Assignment[Activation], ...]:
+def resolve_activations(config: Config) -> tuple[Assignment[Activation], ...]:
     """Whose inputs are rounded, and how. Raises ValueError for a role that there is not, or has no input."""
     own = config.activation if config.decoder_activation is None else config.decoder_activation
     encoder, decoder = _activation(config.activation), _activation(own)
@@ -110,7 +110,7 @@ def effective_activations(config: Config) -> tuple[Assignment[Activation], ...]:
     for role in roles:
         if any_block(role) not in LINEAR_ROLES:
             raise ValueError(f"activation.roles: {role} is no linear layer; choose among encoder and decoder")
-    return assign(roles)
+    return group_roles(roles)
 
 
 def _quantizer(effective: Effective) -> Quantizer | None:
@@ -118,7 +118,7 @@ def _quantizer(effective: Effective) -> Quantizer | None:
 
 
 def _activation(config: ActivationConfig) -> Activation | None:
-    effective = config.effective
+    effective = config.resolved
     if effective is None or _quantizer(effective) is None:
         return None
     calibrator = config.calibrator if has_static_range(effective.quantizer) else None
@@ -128,7 +128,7 @@ def _activation(config: ActivationConfig) -> Activation | None:
 
 
 def _ignored(config: ActivationConfig) -> tuple[str, ...]:
-    effective = config.effective
+    effective = config.resolved
     if effective is None:
         return _changed(config, ActivationConfig())
     static = has_static_range(effective.quantizer)
@@ -137,7 +137,7 @@ def _ignored(config: ActivationConfig) -> tuple[str, ...]:
 
 
 def _ignored_of_cache(config: KVCacheConfig) -> tuple[str, ...]:
-    keys, values = config.effective(config.keys), config.effective(config.values)
+    keys, values = config.resolved(config.keys), config.resolved(config.values)
     if keys is None or values is None:
         return _changed(config, KVCacheConfig())
     unused = [setting for setting in keys.ignored if setting in values.ignored]
@@ -172,8 +172,8 @@ def _as_written(setting: str) -> str:
     return setting.replace("format.", "options.", 1)
 
 
-def effective_kv_cache(config: KVCacheConfig) -> KVCache | None:
-    keys, values = config.effective(config.keys), config.effective(config.values)
+def resolve_kv_cache(config: KVCacheConfig) -> KVCache | None:
+    keys, values = config.resolved(config.keys), config.resolved(config.values)
     if keys is None or values is None or keys.format.native_cast == REFERENCE_FORMAT:
         return None
     attention = tuple(sorted(set(config.attention), reverse=True))  # self before cross
@@ -181,7 +181,7 @@ def effective_kv_cache(config: KVCacheConfig) -> KVCache | None:
     return KVCache(keys.quantizer, values.quantizer, attention, block)
 
 
-def effective_smoothing(config: SmoothQuantConfig) -> Smoothing | None:
+def resolve_smoothing(config: SmoothQuantConfig) -> Smoothing | None:
     if config.method == "none":
         return None
     if config.method == "search":
