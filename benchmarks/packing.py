@@ -26,6 +26,7 @@ from wq.whisper.checkpoint.model import Whisper, load
 from wq.whisper.export.export import assemble, write
 from wq.whisper.layers.layers import assign, walk
 from wq.whisper.layers.schemes import Assignment
+from wq.whisper.methods.nearest import quantize_weights
 
 WEIGHT = (1280, 1280)
 BITS = (2, 3, 4, 5, 6, 8)
@@ -95,7 +96,7 @@ def export_seconds(whisper: Whisper, format: str) -> tuple[float, float, int]:
     directory = Path(tempfile.mkdtemp())
     try:
         start, busy = time.perf_counter(), time.process_time()
-        contents = assemble(whisper, assign(list(walk(whisper.model)), (which,)), {})
+        contents = assemble(whisper, quantize_weights(assign(list(walk(whisper.model)), (which,))), {})
         write(directory / "out", whisper, contents, "")
         seconds, busy = time.perf_counter() - start, time.process_time() - busy
         return seconds, busy, (directory / "out" / contents.file).stat().st_size

@@ -10,7 +10,7 @@ from tests.conftest import Run
 from wq.catalogue import conf_dir
 from wq.study.spec.composition import compose
 from wq.study.spec.config import ConfigurationError
-from wq.study.spec.resolution import resolve_spec
+from wq.study.spec.resolution import resolve_spec, resolve_treatment
 from wq.study.spec.spec import Content
 
 EXPERIMENTS = sorted(path.stem for path in (conf_dir() / "experiment").glob("*.yaml"))
@@ -21,7 +21,8 @@ def points(*arguments: str) -> dict[str, str]:
     """The distinct points of a grid: fingerprint to name."""
     model, dataset = Content("nano", "m" * 64), Content("commands", "d" * 64)
     specs = [
-        resolve_spec(config, model, dataset, 320, "normaliser", False) for config in compose([*arguments])
+        resolve_spec(config, resolve_treatment(config), model, dataset, 320, "normaliser", False)
+        for config in compose([*arguments])
     ]
     return {spec.fingerprint: spec.point for spec in specs}
 

@@ -12,7 +12,7 @@ from wq.console import Ending
 from wq.study.job.sensitivity import only, output_error, parts_of, scheme_of
 from wq.study.spec.composition import compose
 from wq.study.spec.config import ConfigurationError
-from wq.study.spec.resolution import resolve_spec
+from wq.study.spec.resolution import resolve_spec, resolve_treatment
 from wq.study.spec.spec import Content, Spec
 from wq.whisper.calibration.calibration import Observed, observe
 from wq.whisper.checkpoint.geometry import Geometry
@@ -23,7 +23,7 @@ from wq.whisper.layers.roles import LINEAR_ROLES
 def spec_of(*arguments: str) -> Spec:
     (config,) = compose([*arguments])
     source = Content("nano", "m" * 64)
-    return resolve_spec(config, source, source, 320, "normaliser", False)
+    return resolve_spec(config, resolve_treatment(config), source, source, 320, "normaliser", False)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,9 @@ def test_only_the_part_is_rounded_and_its_inputs_where_activations_are():
     assert settings == ["roles=[encoder.mlp.fc1:1]", "activation.roles=[encoder.mlp.fc1:1]"]
     assert narrowed == compose(["format=int4", "activation=int8_token", *settings])[0]
     spec = spec_of("format=int4", "activation=int8_token", *settings)
-    assert [each.roles for each in (*spec.weights, *spec.activations)] == [("encoder.mlp.fc1:1",)] * 2
+    assert [each.roles for each in (*spec.treatment.plan, *spec.treatment.activations)] == [
+        ("encoder.mlp.fc1:1",)
+    ] * 2
     assert scheme_of(spec) == "int4-g128 / int8-token"
 
 

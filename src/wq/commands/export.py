@@ -73,33 +73,35 @@ def write(
     overwrite: bool = False,
     result: str | None = None,
 ) -> None:
+    from wq.study.job.calibration import Statistics
     from wq.study.job.job import load_once
-    from wq.study.job.quantization import quantized
     from wq.study.report import card
     from wq.study.spec.config import ConfigurationError
     from wq.whisper.export import export
     from wq.whisper.layers.schemes import by_role
+    from wq.whisper.methods.sequence import treated
 
     spec, config = job.spec, job.config
-    if spec.smoothquant and spec.smoothquant.fc2:
+    if spec.treatment.smoothing and spec.treatment.smoothing.fc2:
         raise ConfigurationError(
             "smoothquant.fc2=true divides the input of fc2 at run time, which no layout has a place for; "
             "export without it"
         )
-    if any(":" in role for each in (*spec.weights, *spec.activations) for role in each.roles):
+    assigned = (*spec.treatment.plan, *spec.treatment.activations)
+    if any(":" in role for each in assigned for role in each.roles):
         raise ConfigurationError(
             "layers of single blocks (roles with a colon) have no place in a layout; export whole roles"
         )
     row = told_row(spec, Path(result)) if result else stored_row(job)
     whisper = load_once(job.checkpoint, config.device)
-    with quantized(whisper, spec, job.calibration, batch_size=config.batch_size, rounded=False) as state:
+    statistics = Statistics(whisper, spec, job.calibration, config.batch_size)
+    with treated(whisper, spec.treatment, statistics, codes_only=True) as state:
         contents = export.assemble(
             whisper,
-            state.plan,
-            by_role(spec.activations),
+            [(layer, state.codes[layer.name]) for layer, _ in state.plan],
+            by_role(spec.treatment.activations),
             layout=layout,
             ranges=state.ranges,
-            share_tensor_scale=spec.share_tensor_scale,
             rest=rest,
             spec=card.described(spec),
         )
@@ -121,16 +123,16 @@ def write(
 def notices(spec: "Spec", contents: Any) -> list[str]:
     """What a user of the checkpoint should know."""
     found = []
-    if spec.kv_cache:
+    if spec.treatment.kv_cache:
         found.append(f"kv_cache={spec.kv_cache_name} is for the engine to do; the files hold weights")
-    if spec.activations and contents.layout == "wq":
+    if spec.treatment.activations and contents.layout == "wq":
         found.append(f"activation={spec.activation_name} is told in the file, and for its reader to do")
     if contents.rounded:
         found.append(
             f"{contents.rounded} values that are not quantized were rounded to fp16; rest=fp32 keeps them"
         )
-    two_level = any(each.quantizer.format.has_tensor_scale for each in spec.weights)
-    if contents.layout == "compressed-tensors" and two_level and not spec.share_tensor_scale:
+    two_level = any(each.quantizer.format.has_tensor_scale for each in spec.treatment.plan)
+    if contents.layout == "compressed-tensors" and two_level and not spec.treatment.share_tensor_scale:
         found.append("vLLM joins the tensor scales of q, k and v; share_tensor_scale=true makes them one")
     return found
 

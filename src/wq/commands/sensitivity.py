@@ -51,8 +51,8 @@ def tell(arguments: list[str]) -> None:
 
 def of_format(overrides: list[str], by: str, directory: Path) -> "list[Part]":
     from wq.main import run
+    from wq.study.job.calibration import Statistics
     from wq.study.job.job import load_once, prepare, read_calibration
-    from wq.study.job.quantization import statistics
     from wq.study.job.sensitivity import only, output_error, parts_of, scheme_of
     from wq.study.report.sensitivity import Part
     from wq.study.spec.composition import compose
@@ -71,9 +71,8 @@ def of_format(overrides: list[str], by: str, directory: Path) -> "list[Part]":
         place = directory / "jobs" / job.spec.fingerprint
         run(narrowed, place, list(job.overrides))
         whisper = load_once(job.checkpoint, job.config.device)
-        seen = seen or statistics(
-            whisper, job.spec, read_calibration(narrowed, job.speech), config.batch_size
-        )
+        calibration = read_calibration(narrowed, job.speech)
+        seen = seen or Statistics(whisper, job.spec, calibration, config.batch_size)(job.spec.treatment)
         error = output_error(whisper, name, job.spec, seen)
         found.append(Part(name, scheme_of(job.spec), read_row(place / RESULT), error))
     return found

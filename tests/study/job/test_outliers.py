@@ -20,7 +20,7 @@ from wq.study.job.outliers import (
 )
 from wq.study.store.results import OUTLIERS, OUTLIERS_PICTURE
 from wq.whisper.calibration.calibration import observe
-from wq.whisper.methods.smoothquant import factors, find_folds, smoothed
+from wq.whisper.methods.folds import SmoothedInput, factors, find_folds, smoothed
 
 
 def maxima(layer: str, submodule: str, alpha: float | None, *before: float) -> ChannelMaxima:
@@ -35,7 +35,10 @@ def test_the_maxima_after_smoothing_are_those_that_a_second_calibration_sees(nan
     observed, folds = look(), find_folds(nano.model, fc2=True)
     alphas = {fold.name: None if fold.submodule == "decoder" else 0.6 for fold in folds}
     scales = factors(folds, {name: each.channel_max for name, each in observed.items()}, alphas)
-    told = channel_maxima(folds, observed, alphas, scales)
+    maxima = {fold.name: observed[fold.consumers[0].name].channel_max for fold in folds}
+    told = channel_maxima(
+        [SmoothedInput(fold, alphas[fold.name], maxima[fold.name], scales.get(fold.name)) for fold in folds]
+    )
     with smoothed(folds, scales):
         second = look()
     for fold, each in zip(folds, told, strict=True):

@@ -6,15 +6,16 @@ from functools import cache
 import pytest
 import torch
 
-from wq.study.job.quantization import quantized
+from wq.study.job.calibration import Statistics
 from wq.study.job.reuse import encoder_spec, plan, reads
 from wq.study.spec.composition import compose
-from wq.study.spec.resolution import resolve_spec
+from wq.study.spec.resolution import resolve_spec, resolve_treatment
 from wq.study.spec.spec import Calibration, Content, Spec
 from wq.study.speech.datasets import load_speech
 from wq.whisper.decoding.decode import SAMPLING_RATE
 from wq.whisper.decoding.features import log_mel
 from wq.whisper.decoding.greedy import encode_rows
+from wq.whisper.methods.sequence import treated
 
 
 @cache
@@ -23,7 +24,7 @@ def spec_of(*arguments: str) -> Spec:
     speech = load_speech(config.dataset, split="calibration", limit=2)
     calibration = Calibration(speech.split, len(speech.utterances), speech.content_hash)
     sources = Content("nano", "m"), Content("commands", "d")
-    return resolve_spec(config, *sources, 2, "n", False, calibration)
+    return resolve_spec(config, resolve_treatment(config), *sources, 2, "n", False, calibration)
 
 
 # Settings in pairs, and whether one change between them reaches the encoder
@@ -82,7 +83,7 @@ def states(nano, commands, tmp_path_factory):
 
     def compute(spec: Spec) -> torch.Tensor:
         if spec.fingerprint not in found:
-            with quantized(nano, spec, calibration), torch.inference_mode():
+            with treated(nano, spec.treatment, Statistics(nano, spec, calibration)), torch.inference_mode():
                 found[spec.fingerprint] = torch.cat(list(encode_rows(nano.model, features)))
         return found[spec.fingerprint]
 

@@ -10,6 +10,7 @@ from wq.study.speech.audio import Entry
 from wq.study.speech.datasets import Speech, Utterance
 from wq.study.store.recording import METRICS, parameters
 from wq.whisper.decoding.decode import Transcript
+from wq.whisper.layers.treatment import Treatment
 
 TEXTS = ["Turn on the light.", "open the door please", "[noise]", "play music in the kitchen", "stop"]
 FP32 = ["turn on the light", "open a door please", "", "play music in a kitchen", "Stop!"]
@@ -22,11 +23,7 @@ SPEC = Spec(
     language="en",
     decoding_language=None,
     limit=None,
-    weights=(),
-    share_tensor_scale=False,
-    activations=(),
-    smoothquant=None,
-    kv_cache=None,
+    treatment=Treatment(),
     calibration=None,
     max_new_tokens=None,
     seed=3,

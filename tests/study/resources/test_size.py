@@ -15,13 +15,14 @@ from wq.numerics.packing import layout
 from wq.study.resources.points import compose_points
 from wq.study.resources.size import PLAIN_BITS, model_size, size_of
 from wq.study.spec.composition import compose
-from wq.study.spec.resolution import resolve_spec
+from wq.study.spec.resolution import resolve_spec, resolve_treatment
 from wq.study.spec.spec import Content
 from wq.whisper.checkpoint.files import ModelError
 from wq.whisper.checkpoint.geometry import PUBLIC, Geometry, find_geometry, skeleton
 from wq.whisper.export.export import assemble
 from wq.whisper.layers.layers import select, walk
 from wq.whisper.layers.roles import ROLES
+from wq.whisper.methods.nearest import quantize_weights
 
 TINY = PUBLIC["openai/whisper-tiny"]
 
@@ -174,7 +175,7 @@ def _count(shape):
 def test_a_real_model_and_its_configuration_have_one_size(nano):
     """`model_size` looks at shapes alone."""
     config, source = compose(["format=nvfp4", "roles=[encoder,embedding]"])[0], Content("", "")
-    spec = resolve_spec(config, source, source, 0, "", False)
+    spec = resolve_spec(config, resolve_treatment(config), source, source, 0, "", False)
     layers = select(list(walk(nano.model)), ["encoder", "embedding"])
     assert model_size(nano.model, plan(layers, "nvfp4"), PLAIN_BITS) == size_of(
         find_geometry("wq:nano"), spec
@@ -197,7 +198,7 @@ def test_an_exported_checkpoint_has_the_bytes_that_were_predicted(nano, format, 
     overrides = [f"format={format}", f"granularity={granularity}", f"roles=[{','.join(roles)}]"]
     (point,) = compose_points(overrides + ([f"group={group}"] if group else []))
     layers = select(list(walk(nano.model)), roles)
-    contents = assemble(nano, plan(layers, format, granularity, group), {}, layout="wq")
+    contents = assemble(nano, quantize_weights(plan(layers, format, granularity, group)), {}, layout="wq")
     assert sum(tensor.nbytes for tensor in contents.tensors.values()) == point.size.model_bytes
     quantized = {layer.name for layer in layers}
     assert contents.weight_bytes == sum(part.bytes for part in point.size.parts if part.name in quantized)

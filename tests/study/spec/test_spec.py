@@ -16,7 +16,7 @@ from wq.study.spec.config import (
     ModelConfig,
     SmoothQuantConfig,
 )
-from wq.study.spec.resolution import needs_calibration, resolve_spec
+from wq.study.spec.resolution import resolve_spec, resolve_treatment
 from wq.study.spec.spec import Calibration, Content
 
 MODEL, DATASET = Content("nano", "m" * 64), Content("commands", "d" * 64)
@@ -41,7 +41,8 @@ def configuration(format="int4", **settings):
 
 def spec(format="int4", model=MODEL, dataset=DATASET, **settings):
     multilingual = settings.pop("multilingual", False)
-    return resolve_spec(configuration(format, **settings), model, dataset, 320, "normaliser-1", multilingual)
+    config = configuration(format, **settings)
+    return resolve_spec(config, resolve_treatment(config), model, dataset, 320, "normaliser-1", multilingual)
 
 
 def activation(format="int8", granularity="token", **settings):
@@ -210,7 +211,16 @@ def test_what_is_ignored_is_named():
 def test_points_that_are_calibrated_otherwise_are_named_otherwise():
     config = configuration(activation=activation(granularity="tensor"))
     usual, fewer = (
-        resolve_spec(config, MODEL, DATASET, 320, "n", False, Calibration("calibration", count, "c" * 64))
+        resolve_spec(
+            config,
+            resolve_treatment(config),
+            MODEL,
+            DATASET,
+            320,
+            "n",
+            False,
+            Calibration("calibration", count, "c" * 64),
+        )
         for count in (64, 8)
     )
     assert usual.point == "W4A8 int4-g128 / int8-tensor"
@@ -236,7 +246,7 @@ def test_points_that_are_calibrated_otherwise_are_named_otherwise():
     ],
 )
 def test_only_static_scales_and_smoothing_need_calibration(settings, needed):
-    assert needs_calibration(configuration(**settings)) is needed
+    assert resolve_treatment(configuration(**settings)).treatment.needs_calibration is needed
 
 
 def test_the_reference_of_every_point_is_the_same_fp32_job():
@@ -254,7 +264,9 @@ def test_the_fingerprint_is_stable():
 
 def test_pieces_where_nothing_is_longer_than_the_window_are_no_other_point():
     config = configuration(long_audio="chunk")
-    short = resolve_spec(config, MODEL, DATASET, 320, "normaliser-1", False, has_long_audio=False)
+    short = resolve_spec(
+        config, resolve_treatment(config), MODEL, DATASET, 320, "normaliser-1", False, has_long_audio=False
+    )
     assert short.fingerprint == spec().fingerprint
     assert short.ignored == ("long_audio=chunk",)
 

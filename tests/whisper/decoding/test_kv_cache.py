@@ -12,8 +12,8 @@ from tests.conftest import REAL
 from tests.whisper.decoding.test_decode import run
 from tests.whisper.decoding.test_greedy import LIMIT, decoded, generated, random_features, random_model
 from wq.numerics.fake_quant import dequantize, quantize
+from wq.study.job.calibration import Statistics
 from wq.study.job.job import prepare
-from wq.study.job.quantization import quantized
 from wq.study.spec.composition import compose
 from wq.study.spec.config import DatasetConfig, FormatOptions, KVCacheConfig
 from wq.study.spec.resolution import resolve_kv_cache
@@ -30,6 +30,7 @@ from wq.whisper.decoding.kv_cache import (
     layer_name,
     rounded_cache,
 )
+from wq.whisper.methods.sequence import treated
 
 ROWS, HEADS, POSITIONS, SIZE = 3, 2, 75, 24
 RANGE = 2.5
@@ -291,7 +292,7 @@ def test_a_spec_calibrates_the_ranges_that_it_needs(nano, commands):
     """What the decoder's k_proj and v_proj put out on calibration speech."""
     config = compose(["format=fp32", "kv_cache=nvfp4", "limit=2", "calibration.limit=2"])[0]
     job = prepare(config, [], looks_only=True)
-    with quantized(nano, job.spec, job.calibration) as state:
+    with treated(nano, job.spec.treatment, Statistics(nano, job.spec, job.calibration)) as state:
         assert state.kv_cache
         for index, attention in product(range(nano.model.config.decoder_layers), MODULES):
             for rounding in state.kv_cache.roundings(index, attention):

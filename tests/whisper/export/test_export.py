@@ -32,8 +32,8 @@ from wq.whisper.export.target import ExportError, check_target
 from wq.whisper.layers.layers import assign, walk
 from wq.whisper.layers.roles import LINEAR_ROLES
 from wq.whisper.layers.schemes import Activation, Assignment
-from wq.whisper.methods.nearest import quantized_weights
-from wq.whisper.methods.smoothquant import find_folds, smoothed
+from wq.whisper.methods.folds import find_folds, smoothed
+from wq.whisper.methods.nearest import quantize_weights, quantized_weights
 
 QUANTIZED = [name for name in FORMATS if load_format(name).native_cast != "fp32"]
 COMPRESSED = {
@@ -83,7 +83,7 @@ def texts(whisper, speech, count) -> list[str]:
 
 
 def check_bytes(whisper, plan):
-    contents = assemble(whisper, plan, {}, layout="wq")
+    contents = assemble(whisper, quantize_weights(plan), {}, layout="wq")
     names = {f"{layer.name}.weight" for layer, _ in plan}
     stored = {name: t for name, t in contents.tensors.items() if name.rpartition(".")[0] in names}
     predicted = [storage(layer.matrix_shape, *each) for layer, each in plan]
@@ -120,7 +120,7 @@ def test_the_whole_file_has_the_bits_that_are_predicted(nano, format, granularit
 @pytest.mark.parametrize("format", ["int3", "nf4", "nvfp4", "mxfp6_e3m2", "fp16"])
 def test_our_layout_gives_the_exact_model_back(nano, tmp_path, format):
     which = plan(nano, format, "group", 100, roles=("encoder", "decoder", "embedding", "conv"))
-    contents = assemble(nano, which, {}, layout="wq")
+    contents = assemble(nano, quantize_weights(which), {}, layout="wq")
     write(tmp_path / "out", nano, contents, "")
     assert torch.equal(logits(packed.load(tmp_path / "out")), expected_logits(nano, which))
 
@@ -130,13 +130,13 @@ def test_our_layout_gives_the_exact_model_back(nano, tmp_path, format):
 @pytest.mark.parametrize("format", QUANTIZED)
 def test_every_format_comes_back_exactly(nano, tmp_path, format, granularity):
     which = plan(nano, format, granularity)
-    write(tmp_path / "out", nano, assemble(nano, which, {}, layout="wq"), "")
+    write(tmp_path / "out", nano, assemble(nano, quantize_weights(which), {}, layout="wq"), "")
     assert torch.equal(logits(load(tmp_path / "out").model), expected_logits(nano, which))
 
 
 def test_an_export_is_a_checkpoint_of_wq(nano, commands, tmp_path):
     which = plan(nano, "nf4")
-    write(tmp_path / "out", nano, assemble(nano, which, {}), "the card")
+    write(tmp_path / "out", nano, assemble(nano, quantize_weights(which), {}), "the card")
     assert (tmp_path / "out" / "README.md").read_text() == "the card"
     reloaded = load(locate(str(tmp_path / "out")))
     assert reloaded.model.generation_config.to_dict() == nano.model.generation_config.to_dict()
@@ -147,7 +147,7 @@ def test_an_export_is_a_checkpoint_of_wq(nano, commands, tmp_path):
 
 def test_layers_that_engines_fuse_share_a_tensor_scale(nano, tmp_path):
     which = plan(nano, "nvfp4")
-    contents = assemble(nano, which, {}, layout="wq", share_tensor_scale=True)
+    contents = assemble(nano, quantize_weights(which, share_tensor_scale=True), {}, layout="wq")
     scales = {name: t for name, t in contents.tensors.items() if name.endswith("tensor_scale")}
     assert len(scales) == len(which)
     assert len({float(scale) for scale in scales.values()}) < len(scales)
@@ -164,13 +164,13 @@ def test_what_is_not_quantized_is_rounded_only_where_asked(nano):
     original = norm.data
     norm.data = original * (1 + 1e-5)  # as after smoothing: no value of fp16
     try:
-        assert assemble(nano, which, {}).rounded > 200
-        assert assemble(nano, which, {}, rest="fp32").rounded == 0
+        assert assemble(nano, quantize_weights(which), {}).rounded > 200
+        assert assemble(nano, quantize_weights(which), {}, rest="fp32").rounded == 0
         norm.data = original * 1e6
         with pytest.raises(
             LayoutError, match=r"layer_norm.weight has values beyond .*rest=fp16; use rest=fp32"
         ):
-            assemble(nano, which, {})
+            assemble(nano, quantize_weights(which), {})
     finally:
         norm.data = original
     assert set(REST_DTYPES) == {"fp16", "fp32"}
@@ -185,7 +185,7 @@ def test_a_smoothed_model_takes_its_factors_along(nano, tmp_path):
     which = plan(nano, "int4")
     unsmoothed = expected_logits(nano, which)
     with smoothed(folds, scales):
-        contents = assemble(nano, which, {}, layout="wq", rest="fp32")
+        contents = assemble(nano, quantize_weights(which), {}, layout="wq", rest="fp32")
         expected = expected_logits(nano, which)
     write(tmp_path / "out", nano, contents, "")
     assert torch.equal(logits(packed.load(tmp_path / "out")), expected)
@@ -198,7 +198,7 @@ def test_a_smoothed_model_takes_its_factors_along(nano, tmp_path):
 @pytest.fixture(scope="module")
 def exported(nano, tmp_path_factory):
     out = tmp_path_factory.mktemp("exported") / "out"
-    write(out, nano, assemble(nano, plan(nano, "int3"), {}, layout="wq"), "")
+    write(out, nano, assemble(nano, quantize_weights(plan(nano, "int3")), {}, layout="wq"), "")
     return out
 
 
@@ -313,11 +313,11 @@ def test_another_version_of_the_layout(exported, tmp_path):
 
 
 def test_a_place_that_is_taken(exported, nano, tmp_path):
-    contents = assemble(nano, plan(nano, "int4"), {})
+    contents = assemble(nano, quantize_weights(plan(nano, "int4")), {})
     with pytest.raises(ExportError, match=r"exists; give another directory, or overwrite=true"):
         write(exported, nano, contents, "")
     out = tmp_path / "out"
-    write(out, nano, assemble(nano, plan(nano, "nf4"), {}), "")
+    write(out, nano, assemble(nano, quantize_weights(plan(nano, "nf4")), {}), "")
     write(out, nano, contents, "", overwrite=True)
     assert not (out / PACKED).exists()  # nothing of the old one is left
     assert (out / "model.safetensors").exists()
@@ -337,7 +337,7 @@ def test_a_disk_that_is_full_leaves_what_was_there(exported, nano, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(exported, out)
     before = (out / PACKED).read_bytes()
-    contents = assemble(nano, plan(nano, "int4"), {})
+    contents = assemble(nano, quantize_weights(plan(nano, "int4")), {})
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))  # no file may grow further
     try:
@@ -453,7 +453,9 @@ def theirs():
 
 
 def in_their_layout(whisper, tmp_path, which, activations=None, **options) -> Path:
-    contents = assemble(whisper, which, activations or {}, layout="compressed-tensors", **options)
+    contents = assemble(
+        whisper, quantize_weights(which), activations or {}, layout="compressed-tensors", **options
+    )
     write(tmp_path / "out", whisper, contents, "", overwrite=True)
     return tmp_path / "out"
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.whisper.methods.test_smoothquant import parameters, random_model
+from tests.whisper.methods.test_folds import parameters, random_model
 from wq.catalogue import load_format
 from wq.numerics.effective import Quantizer
 from wq.numerics.fake_quant import fake_quantize
@@ -13,7 +13,7 @@ from wq.whisper.decoding.greedy import Place
 from wq.whisper.layers.layers import assign, walk
 from wq.whisper.layers.schemes import DEFAULT_ROLES, Activation, Assignment
 from wq.whisper.methods.alpha_search import CANDIDATES, divided, search
-from wq.whisper.methods.smoothquant import factor, find_folds, weight_amax
+from wq.whisper.methods.folds import factor, find_folds, weight_amax
 
 INT8, INT4 = load_format("int8"), load_format("int4")
 TOKEN, TENSOR = Activation(Quantizer(INT8, "token")), Activation(Quantizer(INT8, "tensor"), "max")

@@ -5,9 +5,9 @@ import time
 from pathlib import Path
 
 from wq.study.job import memory, reuse
+from wq.study.job.calibration import Statistics, named
 from wq.study.job.job import Job, load_once
-from wq.study.job.outliers import alphas_text, write_outliers
-from wq.study.job.quantization import named, quantized
+from wq.study.job.outliers import alphas_text, channel_maxima, write_outliers
 from wq.study.job.rows import (
     Outcome,
     calibration_columns,
@@ -22,6 +22,7 @@ from wq.study.job.rows import (
 from wq.study.resources import cost
 from wq.study.resources.size import model_size, plain_bits
 from wq.study.score import wer
+from wq.study.spec.spec import Spec
 from wq.study.store import recording, results
 from wq.study.store.locks import exclusive
 from wq.study.store.results import Row
@@ -31,6 +32,7 @@ from wq.whisper.checkpoint.model import Whisper
 from wq.whisper.decoding.decode import SAMPLING_RATE, NonFiniteUtterance, Transcription, transcribe
 from wq.whisper.decoding.kv_cache import KVQuantizer
 from wq.whisper.decoding.long_audio import in_pieces
+from wq.whisper.methods.sequence import treated
 
 
 def obtain(job: Job, directory: Path, reference: Outcome | None = None) -> Outcome:
@@ -44,7 +46,7 @@ def obtain(job: Job, directory: Path, reference: Outcome | None = None) -> Outco
         # The same numbers under this job's own names: the model may have been called otherwise before
         row = results.read_row(found[results.RESULT]) | spec_columns(job.spec) | {"command": job.command}
         outcome = Outcome(row, results.read_rows(found[results.TRANSCRIPTS]), reused=True)
-        for name in results.DIAGNOSIS if job.spec.smoothquant else ():
+        for name in diagnosis_of(job.spec):
             results.write_whole(directory / name, found[name].read_bytes())
     if found[results.RESULT] != directory / results.RESULT:
         (directory / results.RECORD).unlink(missing_ok=True)  # of what lay here before
@@ -55,13 +57,22 @@ def obtain(job: Job, directory: Path, reference: Outcome | None = None) -> Outco
 def files_of(job: Job, directory: Path) -> dict[str, Path] | None:
     """The files of the point's finished run by their names: the store's, or those of another job of this
     grid, which the store could not take. None where there is none."""
-    names = [results.RESULT, results.TRANSCRIPTS, *(results.DIAGNOSIS if job.spec.smoothquant else ())]
+    names = [
+        results.RESULT,
+        results.TRANSCRIPTS,
+        *diagnosis_of(job.spec),
+    ]
     with job.store.connection.optional():
         if run := job.store.find_run(job.spec.fingerprint):
             return {name: job.store.artifact(run, name) for name in names}
     sweep = results.sweep_of(directory)
     done = results.find_job(sweep, job.spec.fingerprint) if sweep else None
     return {name: done / name for name in names} if done else None
+
+
+def diagnosis_of(spec: Spec) -> tuple[str, ...]:
+    """The files that a point leaves beside its results."""
+    return results.DIAGNOSIS if spec.treatment.smoothing else ()
 
 
 def write_files(directory: Path, outcome: Outcome) -> None:
@@ -96,9 +107,11 @@ def evaluate(job: Job, reference: Outcome | None) -> Outcome:
     loads = load_once.cache_info().misses
     whisper = load_once(job.checkpoint, config.device)
     clock.append(time.perf_counter())
-    with quantized(whisper, spec, job.calibration, batch_size=config.batch_size) as state:
+    statistics = Statistics(whisper, spec, job.calibration, config.batch_size)
+    with treated(whisper, spec.treatment, statistics) as state:
         clock.append(time.perf_counter())
         transcription = transcribed(whisper, job, state.kv_cache, reference)
+    maxima = channel_maxima(state.smoothed)
     size = model_size(whisper.model, state.plan, plain_bits(spec))
     score = wer.score(
         [utterance.id for utterance in speech.utterances],
@@ -119,16 +132,16 @@ def evaluate(job: Job, reference: Outcome | None) -> Outcome:
         "peak_memory_bytes": memory.peak_bytes(config.device),
         # not a time where an earlier job of this process has loaded it
         "load_seconds": clock[1] - clock[0] if load_once.cache_info().misses > loads else None,
-        **calibration_columns(spec, state.calibrate_seconds),
-        "smoothquant_alphas": alphas_text(state.maxima) if state.maxima else None,
-        "quantize_seconds": clock[2] - clock[1] - (state.calibrate_seconds or 0.0),
+        **calibration_columns(spec, statistics.seconds),
+        "smoothquant_alphas": alphas_text(maxima) if maxima else None,
+        "quantize_seconds": clock[2] - clock[1] - (statistics.seconds or 0.0),
         **transcription_columns(transcription),
         "device": config.device,
         "batch_size": config.batch_size,
         "command": job.command,
         **versions(),
     }
-    return Outcome(row, transcripts, reused=False, maxima=state.maxima)
+    return Outcome(row, transcripts, reused=False, maxima=maxima)
 
 
 def transcribed(

@@ -2,20 +2,22 @@
 
 import json
 import shlex
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
 
 from wq.study.score import wer
-from wq.study.spec.config import Config, ConfigurationError, DatasetConfig
-from wq.study.spec.resolution import needs_calibration, resolve_activations, resolve_spec
+from wq.study.spec.config import Config, ConfigurationError, DatasetConfig, TreatmentConfig
+from wq.study.spec.resolution import resolve_spec, resolve_treatment
 from wq.study.spec.spec import Calibration, Content, Spec
 from wq.study.speech.datasets import Speech, load_speech
 from wq.study.store.tracking import Store, default_uri
 from wq.whisper.checkpoint.files import content_hash, facts, locate, prompt_length
 from wq.whisper.checkpoint.geometry import POSITIONS_PER_SECOND, read_geometry
 from wq.whisper.checkpoint.model import Whisper, load
-from wq.whisper.layers.roles import expand
+
+# What is done to a model, and asking for a point again, concern no reference
+NOT_OF_REFERENCE = {*(field.name for field in fields(TreatmentConfig)), "rerun"}
 
 
 @dataclass(frozen=True)
@@ -33,11 +35,7 @@ class Job:
 
     def reference(self) -> "Job":
         """The fp32 job that this one is compared with. It is run once, so `rerun` is not for it."""
-        dropped = (
-            *("format", "decoder_format", "granularity=", "group=", "roles=", "share_tensor_scale="),
-            *("activation", "decoder_activation", "smoothquant", "kv_cache", "calibration", "rerun="),
-        )
-        kept = (text for text in self.overrides if not text.startswith(dropped))
+        kept = (text for text in self.overrides if setting_of(text) not in NOT_OF_REFERENCE)
         return replace(
             self,
             spec=self.spec.reference(),
@@ -58,9 +56,7 @@ def prepare(config: Config, overrides: list[str], *, looks_only: bool = False) -
 
     Raises ConfigurationError, ModelError, DataError, StoreError.
     """
-    config.number_formats  # noqa: B018  a format that cannot be is refused before anything is read
-    expand(config.roles)
-    resolve_activations(config)
+    resolved = resolve_treatment(config)  # what cannot be is refused before anything is read
     checkpoint = locate(config.model.path, config.model.revision)
     multilingual, positions = facts(checkpoint)
     room = positions - prompt_length(multilingual)
@@ -74,10 +70,11 @@ def prepare(config: Config, overrides: list[str], *, looks_only: bool = False) -
         raise ConfigurationError(
             f"none of the {len(speech.utterances)} references has a word in it; check the dataset's texts"
         )
-    calibration = read_calibration(config, speech) if needs_calibration(config) else None
+    calibration = read_calibration(config, speech) if resolved.treatment.needs_calibration else None
     window = read_geometry(checkpoint).max_source_positions / POSITIONS_PER_SECOND
     spec = resolve_spec(
         config,
+        resolved,
         Content(config.model.name, hash_once(checkpoint)),
         Content(config.dataset.name or speech.name, speech.content_hash),
         len(speech.utterances),
@@ -91,6 +88,13 @@ def prepare(config: Config, overrides: list[str], *, looks_only: bool = False) -
         store.check()
     device = resolve_device(config.device)  # last, as it imports torch: what else is wrong is said at once
     return Job(replace(config, device=device), spec, speech, calibration, checkpoint, store, tuple(overrides))
+
+
+def setting_of(override: str) -> str:
+    """The setting at the root that a command-line override is about: smoothquant for smoothquant.alpha=0.8,
+    decoder_activation for activation@decoder_activation=int8_token."""
+    key = override.partition("=")[0].lstrip("+~").rpartition("@")[2]
+    return key.partition(".")[0]
 
 
 @lru_cache(maxsize=4)

@@ -2,7 +2,7 @@
 picture that the paper on SmoothQuant has of them."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,7 @@ import numpy as np
 
 from wq.study.report import figures
 from wq.study.store.results import OUTLIERS, OUTLIERS_PICTURE, write_whole
-from wq.whisper.calibration.calibration import Observed
-from wq.whisper.methods.smoothquant import Fold
+from wq.whisper.methods.folds import Fold, SmoothedInput
 
 PANELS = 6  # of the picture
 WIDTH, HEIGHT = 360, 84  # pixels of a panel
@@ -35,19 +34,15 @@ class ChannelMaxima:
     after: np.ndarray
 
 
-def channel_maxima(
-    folds: Sequence[Fold],
-    observed: Mapping[str, Observed],
-    alphas: Mapping[str, float | None],
-    factors: Mapping[str, Any],
-) -> list[ChannelMaxima]:
-    """Of every input that can be smoothed."""
+def channel_maxima(inputs: Sequence[SmoothedInput]) -> list[ChannelMaxima]:
+    """Of every input that was or could be smoothed."""
     found = []
-    for fold in folds:
-        before = observed[fold.consumers[0].name].channel_max.numpy()
-        factor = factors[fold.name].float().cpu().numpy() if fold.name in factors else 1.0
-        alpha = alphas[fold.name]
-        found.append(ChannelMaxima(label(fold), fold.submodule, alpha, before, before / factor))
+    for each in inputs:
+        before = each.before.numpy()
+        factor = 1.0 if each.factor is None else each.factor.float().cpu().numpy()
+        found.append(
+            ChannelMaxima(label(each.fold), each.fold.submodule, each.alpha, before, before / factor)
+        )
     return found
 
 

@@ -5,22 +5,18 @@ Times are not measured where they are used.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
 
 from wq.processes import PROCESSES
 from wq.study.job.job import Job, prepare
 from wq.study.spec.config import Config
 from wq.study.spec.spec import Spec
-from wq.whisper.layers.roles import is_decoders
-from wq.whisper.layers.schemes import Assignment, by_role, group_roles
 
 if TYPE_CHECKING:
     from wq.whisper.decoding.row_cache import CachedRows, RowCaches
-
-Q = TypeVar("Q")
 
 MEGABYTE = 1_000_000
 
@@ -31,32 +27,10 @@ def encoder_spec(spec: Spec) -> Spec:
 
     Whatever is not left out here counts, so that a new setting is safe before it is looked at.
     """
-    is_searched = spec.smoothquant is not None and spec.smoothquant.method == "search"
-    if is_searched:  # the alphas follow from all layers, and from what the decoder has read
-        heard = replace(spec, kv_cache=None)
-    else:
-        weights, activations = of_encoder(spec.weights), of_encoder(spec.activations)
-        # its factors for cross-attention divide the encoder's last norm
-        smoothing = spec.smoothquant and replace(spec.smoothquant, decoder=None)
-        is_calibrated = smoothing or any(each.quantizer.is_static for each in activations)
-        shares = spec.share_tensor_scale and any(each.quantizer.format.has_tensor_scale for each in weights)
-        heard = replace(
-            spec,
-            weights=weights,
-            share_tensor_scale=shares,
-            activations=activations,
-            smoothquant=smoothing,
-            kv_cache=None,
-            calibration=spec.calibration if is_calibrated else None,
-            decoding_language=None,
-            max_new_tokens=None,
-        )
+    heard = spec.treated(spec.treatment.of_encoder())
+    if not spec.treatment.is_searched:  # or the alphas follow from what the decoder has read and written
+        heard = replace(heard, decoding_language=None, max_new_tokens=None)
     return replace(heard, split="", language="", seed=0, resamples=0, normaliser="")
-
-
-def of_encoder(assignments: Sequence[Assignment[Q]]) -> tuple[Assignment[Q], ...]:
-    quantizers = by_role(assignments)
-    return group_roles({role: each for role, each in quantizers.items() if not is_decoders(role)})
 
 
 class Reads(NamedTuple):

@@ -53,7 +53,7 @@ def spec_columns(spec: Spec) -> Row:
 
 def weight_columns(spec: Spec) -> Row:
     """Format, granularity, group and roles of the weights; more than one of a kind are joined by +."""
-    quantizers = [each.quantizer for each in spec.weights]
+    quantizers = [each.quantizer for each in spec.treatment.plan]
 
     def joined(values: list[str]) -> str:
         return "+".join(dict.fromkeys(values))
@@ -66,7 +66,7 @@ def weight_columns(spec: Spec) -> Row:
             ["none" if each.format.is_cast else each.granularity for each in quantizers] or ["none"]
         ),
         "group": next(iter(groups)) if len(groups) == 1 else joined([str(group) for group in groups]) or None,
-        "roles": "+".join("+".join(each.roles) for each in spec.weights) or "+".join(DEFAULT_ROLES),
+        "roles": "+".join("+".join(each.roles) for each in spec.treatment.plan) or "+".join(DEFAULT_ROLES),
     }
 
 

@@ -56,9 +56,9 @@ def only(config: Config, part: str) -> tuple[Config, list[str]]:
 
 def scheme_of(spec: Spec) -> str:
     """What rounds the part, without its name."""
-    names = [weight_name(each.quantizer) for each in spec.weights] or ["fp32"]
+    names = [weight_name(each.quantizer) for each in spec.treatment.plan] or ["fp32"]
     return " / ".join(
-        dict.fromkeys((*names, *(activation_name(each.quantizer) for each in spec.activations)))
+        dict.fromkeys((*names, *(activation_name(each.quantizer) for each in spec.treatment.activations)))
     )
 
 
@@ -83,8 +83,8 @@ def output_error(
         for layer in layers:
             module, seen = whisper.model.get_submodule(layer.name), observed[layer.name]
             expected = module(seen.sample.to(layer.weight)).double()
-            rounded = inputs_of([layer], by_role(spec.activations), seen, None)[layer.name]
-            plan = [(each, quantizer) for each, quantizer in assign(every, spec.weights) if each is layer]
+            rounded = inputs_of([layer], by_role(spec.treatment.activations), seen, None)[layer.name]
+            plan = [pair for pair in assign(every, spec.treatment.plan) if pair[0] is layer]
             with quantized_weights(plan):
                 found = module(rounded.to(layer.weight)).double()
             error += float((found - expected).square().sum())

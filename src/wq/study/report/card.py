@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 from wq.study.spec.names import activation_name, weight_name
@@ -51,10 +50,11 @@ def model_card(
     row           a finished run of this spec; None where there is none
     measured_by   the command whose run that is, or would be
     """
+    treatment = spec.treatment
     table = {
         "original": f"{source}, SHA-256 {spec.model.content_hash[:16]}",
-        "weights": _assigned({weight_name(each): roles for each, roles in spec.weights}),
-        "activations": _assigned({activation_name(each): roles for each, roles in spec.activations}),
+        "weights": _assigned({weight_name(each): roles for each, roles in treatment.plan}),
+        "activations": _assigned({activation_name(each): roles for each, roles in treatment.activations}),
         "keys and values": spec.kv_cache_name,
         "SmoothQuant": spec.smoothquant_name,
         "layout": layout,
@@ -114,7 +114,7 @@ def word_error_rate(spec: Spec, row: Row | None, measured_by: str) -> str:
 
 def described(spec: Spec) -> Row:
     """The spec as JSON, without settings that are not there."""
-    return {"point": spec.point, "fingerprint": spec.fingerprint} | _present(asdict(spec))
+    return {"point": spec.point, "fingerprint": spec.fingerprint} | _present(spec.settings)
 
 
 def _present(value: Any) -> Any:

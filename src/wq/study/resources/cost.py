@@ -173,11 +173,12 @@ class Demand:
 
     @cached_property
     def _weights(self) -> Mapping[str, Format]:
-        return {role: each.format for role, each in by_role(self.spec.weights).items()}
+        return {role: each.format for role, each in by_role(self.spec.treatment.plan).items()}
 
     @cached_property
     def _inputs(self) -> Mapping[str, Format]:
-        return {role: each.quantizer.format for role, each in by_role(self.spec.activations).items()}
+        activations = by_role(self.spec.treatment.activations)
+        return {role: each.quantizer.format for role, each in activations.items()}
 
     def _kind(self, role: str) -> str:
         kinds = (
@@ -192,7 +193,8 @@ class Demand:
         return activations if self.on_chip is not None and activations > self.on_chip else 0
 
     def _cache(self, attention: str, positions: int) -> int:
-        return cache_bytes(self.geometry, self.spec.kv_cache, attention, 1, positions, self.plain_bits)
+        cache = self.spec.treatment.kv_cache
+        return cache_bytes(self.geometry, cache, attention, 1, positions, self.plain_bits)
 
 
 def estimate(geometry: Geometry, size: Size, spec: Spec, work: Workload, hardware: Hardware) -> Estimate:
@@ -221,7 +223,7 @@ def columns(geometry: Geometry, size: Size, spec: Spec) -> dict[str, int]:
     """The columns of an evaluated point's row: one utterance of a whole window, decoded greedily up to the
     token limit."""
     work = workload(geometry, tokens=spec.max_new_tokens)
-    needed = footprint(geometry, size.model_bytes, spec.kv_cache, work, plain_bits(spec))
+    needed = footprint(geometry, size.model_bytes, spec.treatment.kv_cache, work, plain_bits(spec))
     return {
         "kv_cache_bytes": needed.kv_cache,
         "memory_bytes": needed.total,

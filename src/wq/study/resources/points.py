@@ -11,7 +11,7 @@ from typing import Any
 from wq.study.resources.footprint import Footprint, Workload, footprint
 from wq.study.resources.size import Size, plain_bits, size_of
 from wq.study.spec.composition import compose
-from wq.study.spec.resolution import resolve_spec, tell_ignored
+from wq.study.spec.resolution import resolve_spec, resolve_treatment, tell_ignored
 from wq.study.spec.spec import Content, Spec
 from wq.study.store.results import write_whole
 from wq.whisper.checkpoint.geometry import Geometry, find_geometry
@@ -36,7 +36,7 @@ class Point:
 
     def footprint(self, work: Workload) -> Footprint:
         return footprint(
-            self.geometry, self.size.model_bytes, self.spec.kv_cache, work, plain_bits(self.spec)
+            self.geometry, self.size.model_bytes, self.spec.treatment.kv_cache, work, plain_bits(self.spec)
         )
 
 
@@ -50,7 +50,7 @@ def compose_points(overrides: list[str]) -> list[Point]:
         geometry = find_geometry(config.model.path, config.model.revision)
         source = Content(config.model.name, str(geometry))
         data = Content(config.dataset.name or "", "")
-        spec = resolve_spec(config, source, data, 0, "", geometry.is_multilingual)
+        spec = resolve_spec(config, resolve_treatment(config), source, data, 0, "", geometry.is_multilingual)
         points.setdefault(replace(spec, ignored=(), limit=None), Point(geometry, spec))
     if len(points) == 1:
         (point,) = points.values()

@@ -140,7 +140,7 @@ def _rest_role(name: str) -> str:
 
 def plain_bits(spec: Spec) -> int:
     """The width of what a spec does not quantize: all of the fp32 reference stays as it is."""
-    return PLAIN_BITS if spec.weights else REFERENCE_BITS
+    return PLAIN_BITS if spec.treatment.plan else REFERENCE_BITS
 
 
 def size_of(geometry: Geometry, spec: Spec) -> Size:
@@ -148,4 +148,4 @@ def size_of(geometry: Geometry, spec: Spec) -> Size:
     from wq.whisper.layers.layers import assign, walk
 
     model = skeleton(geometry)
-    return model_size(model, assign(list(walk(model)), spec.weights), plain_bits(spec))
+    return model_size(model, assign(list(walk(model)), spec.treatment.plan), plain_bits(spec))

@@ -252,22 +252,73 @@ class CalibrationConfig:
 
 
 @dataclass
-class Config:
-    """The whole configuration; conf/config.yaml explains each value."""
+class PlanEntry:
+    """The format of some weights: roles, the beginnings of roles, or a role in one block
+    (encoder.mlp.fc1:0)."""
 
-    model: ModelConfig = MISSING
-    dataset: DatasetConfig = MISSING
+    roles: list[str] = MISSING
+    format: str = MISSING
+    granularity: str = "group"
+    group: int | None = None
+    options: FormatOptions = field(default_factory=FormatOptions)  # type: ignore[valid-type]
+
+    def __post_init__(self) -> None:
+        _check_choice("plan.layers.granularity", self.granularity, GRANULARITIES)
+        _check_count("plan.layers.group", self.group)
+
+    @property
+    def resolved(self) -> Effective:
+        described = describe_format("plan.layers", self.format, self.options)
+        return resolve(described, self.granularity, self.group)
+
+
+@dataclass
+class PlanConfig:
+    """Which weights get which format, layer by layer; null leaves it to format, granularity, group, roles and
+    decoder_format, which are the short way to write a plan."""
+
+    layers: list[PlanEntry] | None = None
+
+    def __post_init__(self) -> None:
+        if self.layers is not None and not self.layers:
+            raise ConfigurationError("plan.layers=[] selects nothing; name a role, or choose plan=none")
+
+
+@dataclass
+class TreatmentConfig:
+    """What is done to the model. Of all this the fp32 reference has nothing."""
+
     format: FormatConfig = MISSING  # type: ignore[valid-type]
     granularity: str = "group"
     group: int | None = None
     roles: list[str] = field(default_factory=lambda: ["encoder", "decoder"])
     decoder_format: FormatConfig | None = None  # type: ignore[valid-type]
+    plan: PlanConfig = field(default_factory=PlanConfig)
     share_tensor_scale: bool = False
     activation: ActivationConfig = field(default_factory=ActivationConfig)
     decoder_activation: ActivationConfig | None = None
     smoothquant: SmoothQuantConfig = field(default_factory=SmoothQuantConfig)
     kv_cache: KVCacheConfig = field(default_factory=KVCacheConfig)
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
+
+    @property
+    def number_format(self) -> Format:
+        """The format with the command line's changes. Raises ValueError where they make no format."""
+        return Format(**vars(self.format))
+
+    @property
+    def number_formats(self) -> tuple[Format, Format]:
+        """The encoder's and the decoder's. Raises ValueError where the settings make no format."""
+        decoder = self.decoder_format
+        return self.number_format, self.number_format if decoder is None else Format(**vars(decoder))
+
+
+@dataclass
+class Config(TreatmentConfig):
+    """The whole configuration; conf/config.yaml explains each value."""
+
+    model: ModelConfig = MISSING
+    dataset: DatasetConfig = MISSING
     long_audio: str = "cut"
     max_new_tokens: int | None = None
     batch_size: int = 32
@@ -309,14 +360,3 @@ class Config:
             raise ConfigurationError(
                 "roles=[] selects nothing; name a role, or use format=fp32 for no quantization"
             )
-
-    @property
-    def number_format(self) -> Format:
-        """The format with the command line's changes. Raises ValueError where they make no format."""
-        return Format(**vars(self.format))
-
-    @property
-    def number_formats(self) -> tuple[Format, Format]:
-        """The encoder's and the decoder's. Raises ValueError where the settings make no format."""
-        decoder = self.decoder_format
-        return self.number_format, self.number_format if decoder is None else Format(**vars(decoder))

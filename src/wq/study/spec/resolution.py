@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import is_dataclass
+from typing import NamedTuple
 
 from wq.numerics.effective import Effective, Quantizer, resolve
 from wq.study.spec.config import (
@@ -10,6 +11,7 @@ from wq.study.spec.config import (
     ConfigurationError,
     KVCacheConfig,
     SmoothQuantConfig,
+    TreatmentConfig,
 )
 from wq.study.spec.spec import REFERENCE_FORMAT, Calibration, Content, Spec
 from wq.whisper.layers.roles import LINEAR_ROLES, any_block, expand, is_decoders
@@ -22,18 +24,85 @@ from wq.whisper.layers.schemes import (
     group_roles,
     has_static_range,
 )
+from wq.whisper.layers.treatment import Nearest, Treatment, has_tensor_scale
+
+DEFAULT_FORMAT = "int8"  # of conf/config.yaml
 
 
-def needs_calibration(config: Config) -> bool:
-    """Whether a configuration's static scales or its smoothing must be calibrated."""
-    smoothing = resolve_smoothing(config.smoothquant) is not None
-    activations = [_activation(each) for each in (config.activation, config.decoder_activation) if each]
+class Resolved(NamedTuple):
+    """A treatment, and the settings that were given for it but have no effect."""
+
+    treatment: Treatment
+    ignored: tuple[str, ...]
+
+
+def resolve_treatment(config: TreatmentConfig) -> Resolved:
+    """What a configuration does to a model. Raises ConfigurationError for a format that cannot be, or a role
+    that there is not."""
+    try:
+        weights = _planned(config) if config.plan.layers else _uniform(config)
+        activations = resolve_activations(config)
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from error
+    plan, ignored = group_roles(weights.quantizers), list(weights.ignored)
+    shares = config.share_tensor_scale and has_tensor_scale(plan)
+    if config.share_tensor_scale and not shares:
+        ignored.append("share_tensor_scale=true")
+    for key, each in (("activation", config.activation), ("decoder_activation", config.decoder_activation)):
+        ignored += [f"{key}.{setting}" for setting in (_ignored(each) if each else ())]
+    ignored += [f"kv_cache.{setting}" for setting in _ignored_of_cache(config.kv_cache)]
+    ignored += [f"smoothquant.{setting}" for setting in _ignored_of_smoothing(config.smoothquant)]
+    smoothing = resolve_smoothing(config.smoothquant)
+    methods = (*filter(None, (smoothing,)), *((Nearest(shares),) if plan else ()))
     cache = resolve_kv_cache(config.kv_cache)
-    return smoothing or any(each.is_static for each in (*activations, cache) if each)
+    return Resolved(Treatment(plan, methods, activations, cache), tuple(ignored))
+
+
+class _Weights(NamedTuple):
+    """The quantizer of every role; None where it is left alone."""
+
+    quantizers: dict[str, Quantizer | None]
+    ignored: tuple[str, ...]
+
+
+def _uniform(config: TreatmentConfig) -> _Weights:
+    """One format, or one for the encoder and one for the decoder."""
+    encoder, decoder = (resolve(format, config.granularity, config.group) for format in config.number_formats)
+    quantizers = {
+        role: _quantizer(decoder if is_decoders(role) else encoder) for role in expand(config.roles)
+    }
+    ignored = list(dict.fromkeys(encoder.ignored + decoder.ignored))
+    if not any(quantizers.values()) and set(expand(config.roles)) != set(expand(DEFAULT_ROLES)):
+        ignored.append(f"roles=[{','.join(config.roles)}]")
+    return _Weights(quantizers, tuple(ignored))
+
+
+def _planned(config: TreatmentConfig) -> _Weights:
+    """The formats of a plan, layer by layer. What would be the short way to write one has no effect."""
+    quantizers: dict[str, Quantizer | None] = {}
+    ignored: list[str] = []
+    for entry in config.plan.layers or ():
+        resolved = entry.resolved
+        for role in expand(entry.roles):
+            if role in quantizers:
+                raise ConfigurationError(f"plan.layers names {role} twice; give each layer one format")
+            quantizers[role] = _quantizer(resolved)
+        ignored += [f"plan.layers.{setting}" for setting in map(_as_written, resolved.ignored)]
+    if config.format.name != DEFAULT_FORMAT:
+        ignored.append(f"format={config.format.name}")
+    usual = TreatmentConfig()
+    for name in ("granularity", "group", "roles"):
+        if (given := getattr(config, name)) != getattr(usual, name):
+            shown = f"[{','.join(given)}]" if isinstance(given, list) else given
+            ignored.append(f"{name}={shown}")
+    if config.decoder_format is not None:
+        ignored.append(f"decoder_format={config.decoder_format.name}")
+    return _Weights(quantizers, tuple(ignored))
 
 
 def resolve_spec(
     config: Config,
+    resolved: Resolved,
     model: Content,
     dataset: Content,
     utterances: int,
@@ -42,37 +111,14 @@ def resolve_spec(
     calibration: Calibration | None = None,
     has_long_audio: bool = True,
 ) -> Spec:
-    """The effective spec of a configuration; `utterances` is how many are transcribed, `calibration` what
-    is there for a configuration that `needs_calibration`, `has_long_audio` whether any of them is longer than
-    the model's window.
-
-    Raises ConfigurationError for a format that cannot be, or a role that there is not.
-    """
-    try:
-        encoder, decoder = (
-            resolve(format, config.granularity, config.group) for format in config.number_formats
-        )
-        weights = group_roles(
-            {role: _quantizer(decoder if is_decoders(role) else encoder) for role in expand(config.roles)}
-        )
-        activations = resolve_activations(config)
-    except ValueError as error:
-        raise ConfigurationError(str(error)) from error
-    ignored = list(dict.fromkeys(encoder.ignored + decoder.ignored))
-    roles = config.roles
-    if not weights and set(expand(roles)) != set(expand(DEFAULT_ROLES)):
-        ignored.append(f"roles=[{','.join(roles)}]")
+    """The effective spec of a configuration and its treatment; `utterances` is how many are transcribed,
+    `calibration` what is there for a treatment that needs any, `has_long_audio` whether any of them is longer
+    than the model's window."""
+    treatment, ignored = resolved.treatment, list(resolved.ignored)
     if config.model.language is not None and not multilingual:
         ignored.append(f"model.language={config.model.language}")
-    shares = any(each.quantizer.format.has_tensor_scale for each in weights)
-    if config.share_tensor_scale and not shares:
-        ignored.append("share_tensor_scale=true")
     if config.long_audio != "cut" and not has_long_audio:
         ignored.append(f"long_audio={config.long_audio}")
-    for key, each in (("activation", config.activation), ("decoder_activation", config.decoder_activation)):
-        ignored += [f"{key}.{setting}" for setting in (_ignored(each) if each else ())]
-    ignored += [f"kv_cache.{setting}" for setting in _ignored_of_cache(config.kv_cache)]
-    ignored += [f"smoothquant.{setting}" for setting in _ignored_of_smoothing(config.smoothquant)]
     return Spec(
         model=model,
         dataset=dataset,
@@ -80,12 +126,8 @@ def resolve_spec(
         language=config.dataset.language,
         decoding_language=(config.model.language or config.dataset.language) if multilingual else None,
         limit=config.limit if config.limit == utterances else None,
-        weights=weights,
-        share_tensor_scale=config.share_tensor_scale and shares,
-        activations=activations,
-        smoothquant=resolve_smoothing(config.smoothquant),
-        kv_cache=resolve_kv_cache(config.kv_cache),
-        calibration=calibration if needs_calibration(config) else None,
+        treatment=treatment,
+        calibration=calibration if treatment.needs_calibration else None,
         max_new_tokens=config.max_new_tokens,
         seed=config.seed,
         resamples=config.resamples,
@@ -101,7 +143,7 @@ def tell_ignored(spec: Spec) -> None:
         print(f"{setting} has no effect on {spec.point} and is ignored", file=sys.stderr)
 
 
-def resolve_activations(config: Config) -> tuple[Assignment[Activation], ...]:
+def resolve_activations(config: TreatmentConfig) -> tuple[Assignment[Activation], ...]:
     """Whose inputs are rounded, and how. Raises ValueError for a role that there is not, or has no input."""
     own = config.activation if config.decoder_activation is None else config.decoder_activation
     encoder, decoder = _activation(config.activation), _activation(own)

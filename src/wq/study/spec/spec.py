@@ -8,11 +8,11 @@ paths, batch size and tracking are no part of it.
 import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
-from wq.numerics.effective import Quantizer
 from wq.study.spec.config import CalibrationConfig
 from wq.study.spec.names import activation_name, assigned, kv_cache_name, smoothing_name, weight_name, widths
-from wq.whisper.layers.schemes import Activation, Assignment, KVCache, Smoothing
+from wq.whisper.layers.treatment import Treatment
 
 # Raise these when the code gives other numbers for the same settings: stored results are then not taken for
 # new ones.
@@ -43,7 +43,8 @@ class Calibration:
 class Spec:
     """The effective settings of one job. `ignored` names the settings that were given but have no effect.
 
-    weights, activations   which quantizers, for which roles; empty where nothing is quantized
+    treatment     what is done to the model; empty for the reference
+    calibration   where the treatment needs any
     """
 
     model: Content
@@ -52,11 +53,7 @@ class Spec:
     language: str
     decoding_language: str | None
     limit: int | None
-    weights: tuple[Assignment[Quantizer], ...]
-    share_tensor_scale: bool
-    activations: tuple[Assignment[Activation], ...]
-    smoothquant: Smoothing | None
-    kv_cache: KVCache | None
+    treatment: Treatment
     calibration: Calibration | None
     max_new_tokens: int | None
     seed: int
@@ -68,17 +65,17 @@ class Spec:
     @property
     def is_reference(self) -> bool:
         """Whether it is the fp32 job that all others of its model and test set are compared with."""
-        return not (self.weights or self.activations or self.kv_cache or self.smoothquant)
+        return self.treatment.is_empty
 
     @property
     def point(self) -> str:
         """The readable name, such as int4-g32, nvfp4-channel, W4A8KV8 int4-g128 / int8-token / int8; unique
         among the points of a model and test set."""
-        names = self.weights_name
-        if self.activations or self.kv_cache:
+        names, treatment = self.weights_name, self.treatment
+        if treatment.activations or treatment.kv_cache:
             names = f"{self.precisions} {names} / {self.activation_name}"
-            names += f" / {self.kv_cache_name}" if self.kv_cache else ""
-        names += f" + smoothquant-{self.smoothquant_name}" if self.smoothquant else ""
+            names += f" / {self.kv_cache_name}" if treatment.kv_cache else ""
+        names += f" + smoothquant-{self.smoothquant_name}" if treatment.smoothing else ""
         calibration = self.calibration
         if calibration is None or calibration.utterances == CalibrationConfig().limit:
             return names
@@ -87,33 +84,51 @@ class Spec:
     @property
     def precisions(self) -> str:
         """The bits of weights, activations, keys and values, as in W4A8KV8; 16 where nothing rounds them."""
-        weights = widths([each.quantizer.format for each in self.weights], 32)
-        activations = widths([each.quantizer.quantizer.format for each in self.activations])
-        cache = self.kv_cache
+        weights = widths([each.quantizer.format for each in self.treatment.plan], 32)
+        activations = widths([each.quantizer.quantizer.format for each in self.treatment.activations])
+        cache = self.treatment.kv_cache
         stored = widths([cache.keys.format, cache.values.format]) if cache else ""
         return f"W{weights}A{activations}" + (f"KV{stored}" if cache else "")
 
     @property
     def weights_name(self) -> str:
-        if not self.weights:
+        if not self.treatment.plan:
             return REFERENCE_FORMAT
-        return assigned(self.weights, weight_name) + ("-fused" if self.share_tensor_scale else "")
+        fused = "-fused" if self.treatment.share_tensor_scale else ""
+        return assigned(self.treatment.plan, weight_name) + fused
 
     @property
     def activation_name(self) -> str:
-        return assigned(self.activations, activation_name) if self.activations else "none"
+        activations = self.treatment.activations
+        return assigned(activations, activation_name) if activations else "none"
 
     @property
     def kv_cache_name(self) -> str:
-        return kv_cache_name(self.kv_cache) if self.kv_cache else "none"
+        cache = self.treatment.kv_cache
+        return kv_cache_name(cache) if cache else "none"
 
     @property
     def smoothquant_name(self) -> str:
-        return smoothing_name(self.smoothquant) if self.smoothquant else "none"
+        smoothing = self.treatment.smoothing
+        return smoothing_name(smoothing) if smoothing else "none"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All of it as nested dictionaries; the treatment's parts under the names of their settings."""
+        settings, treatment = asdict(self), self.treatment
+        parts = settings.pop("treatment")
+        smoothing = treatment.smoothing
+        return settings | {
+            "weights": parts["plan"],
+            "share_tensor_scale": treatment.share_tensor_scale,
+            "activations": parts["activations"],
+            "smoothquant": asdict(smoothing) if smoothing else None,
+            "kv_cache": parts["kv_cache"],
+        }
 
     @property
     def fingerprint(self) -> str:
-        settings = asdict(self)
+        settings = self.settings
         for name in ("model", "dataset"):
             settings[name] = settings[name]["content_hash"]
         # The content hash tells which utterances were chosen.
@@ -126,18 +141,14 @@ class Spec:
         anonymous = _without_format_names(settings)
         return hashlib.sha256(json.dumps(anonymous, sort_keys=True).encode()).hexdigest()[:16]
 
+    def treated(self, treatment: Treatment) -> "Spec":
+        """The same model and test set under another treatment."""
+        calibration = self.calibration if treatment.needs_calibration else None
+        return replace(self, treatment=treatment, calibration=calibration)
+
     def reference(self) -> "Spec":
         """The fp32 job of the same model and test set, with which this one is compared."""
-        return replace(
-            self,
-            weights=(),
-            share_tensor_scale=False,
-            activations=(),
-            smoothquant=None,
-            kv_cache=None,
-            calibration=None,
-            ignored=(),
-        )
+        return replace(self.treated(Treatment()), ignored=())
 
 
 def _without_format_names(settings: object) -> object:

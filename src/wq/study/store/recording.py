@@ -107,7 +107,7 @@ def describe(
             "source": source(config.dataset),
             "counts": {name: row[name] for name in COUNTED if row.get(name) is not None},
         },
-        files=[RESULT, TRANSCRIPTS, *(DIAGNOSIS if spec.smoothquant else ())],
+        files=[RESULT, TRANSCRIPTS, *(DIAGNOSIS if spec.treatment.smoothing else ())],
     )
 
 
@@ -141,7 +141,7 @@ def write(store: Store, run_id: str, record: Record, directory: Path) -> None:
 def parameters(spec: Spec, columns: Row, row: Row) -> Row:
     """The spec twice: every field of it under its dotted name, and the readable columns; then what the point
     ran on."""
-    fields = dict(_flat(asdict(spec)))
+    fields = dict(_flat(spec.settings))
     ran_on = {name: row[name] for name in row if name in SURROUNDINGS or name.startswith("version_")}
     return fields | columns | ran_on
 

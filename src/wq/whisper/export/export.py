@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from wq.numerics.effective import Quantizer
-from wq.numerics.fake_quant import quantize
+from wq.numerics.fake_quant import Quantized
 from wq.numerics.storage import storage
 from wq.whisper.checkpoint import packed
 from wq.whisper.checkpoint.files import PACKED
@@ -22,7 +22,6 @@ from wq.whisper.export.compressed import LayoutError
 from wq.whisper.export.target import CARD, COMPANIONS, CONFIG, LAYOUTS, RESTS, beside, check_target
 from wq.whisper.layers.layers import Layer
 from wq.whisper.layers.schemes import Activation
-from wq.whisper.methods.nearest import over_weights
 
 REST_DTYPES = dict(zip(RESTS, (torch.float16, torch.float32), strict=True))
 GENERATION = "generation_config.json"
@@ -87,31 +86,31 @@ def schemes(plan: Plan, activations: Mapping[str, Activation]) -> dict[str, comp
 
 def assemble(
     whisper: Whisper,
-    plan: Plan,
+    weights: Sequence[tuple[Layer, Quantized]],
     activations: Mapping[str, Activation],
     *,
     layout: str = "auto",
     ranges: Mapping[str, tuple[float, float]] | None = None,
-    share_tensor_scale: bool = False,
     rest: str = "fp16",
     spec: Mapping[str, Any] | None = None,
 ) -> Contents:
-    """The checkpoint of a model whose weights are not rounded yet.
+    """The checkpoint of a model with these weights, as codes and scales that a method has left.
 
     activations   by role
     ranges        of inputs with a static scale, smallest and largest value, by layer name
-    rest          the dtype of what the plan leaves out
+    rest          the dtype of all other parameters
     spec          what the file tells of how it was made
 
-    Raises LayoutError, NonFiniteError.
+    Raises LayoutError.
     """
+    plan = [(layer, quantized.effective.quantizer) for layer, quantized in weights]
     if not plan:
         raise LayoutError("no weight is quantized, so that there is nothing to pack; give another format")
     layout = fitting_layout(layout, plan, activations)
     how = schemes(plan, activations) if layout != "wq" else {}
     stored: dict[str, Tensor] = {}
     counted = 0
-    for layer, quantized in over_weights(quantize, plan, share_tensor_scale):
+    for layer, quantized in weights:
         counted += storage(layer.matrix_shape, *quantized.effective.quantizer).bytes
         if how:
             found = compressed.tensors(quantized, how[layer.role])
@@ -131,8 +130,8 @@ def assemble(
             "quantization_config": compressed.quantization_config(how),
         }
     else:
-        weights = {f"{layer.name}.weight": (layer.weight.shape, each) for layer, each in plan}
-        file, metadata, config = PACKED, packed.metadata(weights, stored, ranges or {}, spec or {}), {}
+        described = {f"{layer.name}.weight": (layer.weight.shape, each) for layer, each in plan}
+        file, metadata, config = PACKED, packed.metadata(described, stored, ranges or {}, spec or {}), {}
     return Contents(layout, file, stored, metadata, config, counted, extra, total_bytes(others), rounded)
 
 

@@ -6,7 +6,7 @@ keys and values that attention keeps, and the smoothing before all of it.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, TypeVar
+from typing import ClassVar, Generic, NamedTuple, TypeVar
 
 from wq.numerics.effective import Quantizer
 from wq.whisper.layers.roles import LINEAR_ROLES, expand, place, shorten
@@ -91,6 +91,8 @@ class Smoothing:
     fc2      smooth fc2 as well, by an explicit multiplication at run time: no fold exists across GELU
     scope    what a searched alpha is shared by: a submodule (one of the three), or a layer's one input
     """
+
+    keeps_function: ClassVar[bool] = True  # in exact arithmetic
 
     method: str
     encoder: float | None

@@ -15,8 +15,8 @@ from wq.whisper.decoding import onednn
 from wq.whisper.layers.layers import Layer, quantizer_of
 from wq.whisper.layers.schemes import Activation, Assignment, by_role
 from wq.whisper.methods.activation import rounding
+from wq.whisper.methods.folds import Fold, factors, smoothed
 from wq.whisper.methods.nearest import quantized_weights
-from wq.whisper.methods.smoothquant import Fold, factors, smoothed
 
 # None leaves the input as it is, so that a search never does worse on its sample than no smoothing
 CANDIDATES = (None, *(step / 20 for step in range(21)))

@@ -1,4 +1,4 @@
-"""Fake quantization of a model's weights, in place and undone afterwards."""
+"""Rounding to nearest as a method: fake quantization of weights, in place and undone afterwards; or codes."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -7,13 +7,27 @@ from typing import TypeVar
 from torch import Tensor
 
 from wq.numerics.effective import Quantizer
-from wq.numerics.fake_quant import NonFiniteError, fake_quantize
+from wq.numerics.fake_quant import NonFiniteError, Quantized, fake_quantize, quantize
 from wq.whisper.layers.layers import Layer
+from wq.whisper.layers.treatment import Nearest
+from wq.whisper.methods.method import Treated
 
 R = TypeVar("R")
 
 # Engines multiply these by one matrix: q, k and v of self-attention, k and v of cross-attention
 FUSED = ("self_attn.q", "self_attn.k", "self_attn.v"), ("cross_attn.k", "cross_attn.v")
+
+
+@contextmanager
+def apply(nearest: Nearest, state: Treated) -> Iterator[None]:
+    """Inside, the weights of the state's plan are rounded."""
+    if state.codes_only:
+        codes = quantize_weights(state.plan, nearest.share_tensor_scale)
+        state.codes |= {layer.name: quantized for layer, quantized in codes}
+        yield
+    else:
+        with quantized_weights(state.plan, nearest.share_tensor_scale):
+            yield
 
 
 @contextmanager
@@ -35,6 +49,14 @@ def quantized_weights(
     finally:
         for (layer, _), original in zip(plan, originals, strict=True):
             layer.weight.data = original
+
+
+def quantize_weights(
+    plan: Sequence[tuple[Layer, Quantizer]], share_tensor_scale: bool = False
+) -> list[tuple[Layer, Quantized]]:
+    """The weights of the plan's layers as codes and scales, matrices [N, K]. Raises NonFiniteError that names
+    the layer."""
+    return list(over_weights(quantize, plan, share_tensor_scale))
 
 
 def over_weights(

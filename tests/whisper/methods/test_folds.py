@@ -10,7 +10,7 @@ from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from tests.conftest import REAL
 from wq.whisper.layers.layers import walk
-from wq.whisper.methods.smoothquant import factor, factors, find_folds, smoothed
+from wq.whisper.methods.folds import factor, factors, find_folds, smoothed
 
 # Relative to the largest logit, in float64
 TOLERANCE = 1e-9

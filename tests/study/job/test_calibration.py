@@ -5,12 +5,13 @@ import json
 import pytest
 import torch
 
-from wq.study.job.quantization import quantized
+from wq.study.job.calibration import Statistics
 from wq.study.spec.composition import compose
-from wq.study.spec.resolution import resolve_spec
+from wq.study.spec.resolution import resolve_spec, resolve_treatment
 from wq.study.spec.spec import Calibration, Content
 from wq.study.speech.datasets import load_speech
 from wq.whisper.layers.layers import walk
+from wq.whisper.methods.sequence import treated
 
 FEW = ("limit=4", "calibration.limit=3", "max_new_tokens=8", "resamples=40")
 
@@ -20,7 +21,12 @@ def spec_of(*arguments):
     speech = load_speech(config.dataset, split="calibration", limit=3)
     calibration = Calibration(speech.split, len(speech.utterances), speech.content_hash)
     sources = Content("nano", "m" + "".join(arguments)), Content("commands", "d")
-    return resolve_spec(config, *sources, 4, "n", False, calibration), speech
+    return resolve_spec(config, resolve_treatment(config), *sources, 4, "n", False, calibration), speech
+
+
+def under(whisper, spec, speech=None):
+    """The model under the treatment of a spec."""
+    return treated(whisper, spec.treatment, Statistics(whisper, spec, speech))
 
 
 @pytest.fixture
@@ -31,22 +37,22 @@ def cache(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("cache")
 def test_static_ranges_are_of_the_layers_that_need_them(nano):
     spec, speech = spec_of("activation=int8_tensor", "activation.roles=[encoder.mlp]")
-    with quantized(nano, spec, speech) as state:
+    with under(nano, spec, speech) as state:
         roles = {layer.role for layer in walk(nano.model) if layer.name in state.ranges}
         assert roles == {"encoder.mlp.fc1", "encoder.mlp.fc2"}
         assert all(span.amin == -span.amax < 0 for span in state.ranges.values())
-        assert state.calibrate_seconds is not None
-    with quantized(nano, spec, speech) as state:
-        assert state.calibrate_seconds is None  # the statistics were kept: nothing was measured
+        assert state.observe.seconds is not None
+    with under(nano, spec, speech) as state:
+        assert state.observe.seconds is None  # the statistics were kept: nothing was measured
     dynamic, _ = spec_of("activation=int8_token")
-    with quantized(nano, dynamic) as state:
+    with under(nano, dynamic) as state:
         assert not state.ranges
 
 
 @pytest.mark.usefixtures("cache")
 def test_encoder_and_decoder_have_schemes_of_their_own(nano):
     spec, speech = spec_of("activation=fp8_token", "activation@decoder_activation=int8_tensor")
-    with quantized(nano, spec, speech) as state:
+    with under(nano, spec, speech) as state:
         assert {name.split(".")[1] for name in state.ranges} == {"decoder"}
 
 
@@ -54,7 +60,7 @@ def test_encoder_and_decoder_have_schemes_of_their_own(nano):
 def test_the_model_comes_back_whatever_happens(nano):
     before = {name: value.clone() for name, value in nano.model.named_parameters()}
     spec, speech = spec_of("format=int4", "activation=nvfp4")
-    with pytest.raises(RuntimeError), quantized(nano, spec, speech):
+    with pytest.raises(RuntimeError), under(nano, spec, speech):
         raise RuntimeError
     assert all(torch.equal(before[name], value) for name, value in nano.model.named_parameters())
     hooked = [
