@@ -8,7 +8,8 @@ from wq.study.score import wer
 from wq.study.spec.spec import Content, Spec
 from wq.study.speech.audio import Entry
 from wq.study.speech.datasets import Speech, Utterance
-from wq.study.store.recording import METRICS, parameters
+from wq.study.store.columns import METRIC, columns_of
+from wq.study.store.recording import parameters
 from wq.whisper.decoding.decode import Transcript
 from wq.whisper.layers.treatment import Treatment
 
@@ -82,5 +83,5 @@ def test_lists_are_neither_metrics_nor_parameters():
     row = outcome(INT4).row
     lists = {name for name, value in row.items() if isinstance(value, list)}
     assert lists == {"utterance_errors", "utterance_words"}
-    assert not lists & set(METRICS)
+    assert not lists & set(columns_of(METRIC))
     assert not lists & set(parameters(SPEC, spec_columns(SPEC), row))

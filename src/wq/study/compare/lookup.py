@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from wq.console import without_password
 from wq.study.compare.comparison import Side
 from wq.study.compare.scenes import reference_of
-from wq.study.store.recording import TAGGED
+from wq.study.store.columns import TAG, columns_of
 from wq.study.store.results import RESULT, TRANSCRIPTS, read_row, read_rows
 from wq.study.store.tracking import FAILURE, FINGERPRINT, Store
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 SHORTEST = 4  # characters of an id's beginning
 LISTED = 10
 TELLING = (  # one candidate from another
-    *(*TAGGED, "language", "limit", "calibration.split", "calibration.utterances"),
+    *(*columns_of(TAG), "language", "limit", "calibration.split", "calibration.utterances"),
     *("max_new_tokens", "long_audio", "seed", "resamples"),
 )
 

@@ -18,25 +18,9 @@ from typing import Any
 from wq.console import without_password
 from wq.study.spec.config import Config, DatasetConfig
 from wq.study.spec.spec import Spec
+from wq.study.store.columns import METRIC, PARAMETER, TAG, columns_of
 from wq.study.store.results import DIAGNOSIS, RECORD, RESULT, TRANSCRIPTS, Row, read_row, read_rows, write_row
 from wq.study.store.tracking import COMMAND, FINGERPRINT, RECORD_ID, Store, milliseconds, whereabouts
-
-# The names are those of result.json and results.csv.
-METRICS = (
-    "wer", "wer_ci_low", "wer_ci_high", "wer_delta", "wer_delta_ci_low", "wer_delta_ci_high", "wer_delta_p",
-    "wer_delta_mapsswe_p", "cer", "substitution_rate", "deletion_rate", "insertion_rate",
-    "hallucinated_words", "empty_hypotheses", "repetition_loops", "no_worse", "unchanged", "draft_acceptance",
-    "linear_bytes", "model_bytes", "bits_per_weight", "compression_ratio", "kv_cache_bytes", "memory_bytes",
-    "moved_bytes", "peak_memory_bytes", "rtfx",
-)  # fmt: skip
-
-TAGGED = (
-    "point", "model", "format", "granularity", "group", "activation", "kv_cache", "smoothquant", "roles",
-    "dataset", "split",
-)  # fmt: skip
-
-# Parameters beside the spec and the versions
-SURROUNDINGS = ("device", "batch_size", "reference", "smoothquant_alphas")
 
 TABLE = "transcripts.json"  # the transcripts once more, as MLflow's pages show tables
 SHOWN = ("id", "text", "pred_text", "errors", "words", "duration", "capped")
@@ -71,7 +55,9 @@ class Record:
 
 def tags(fingerprint: str, columns: Row) -> dict[str, str]:
     """columns: the spec as columns of a row."""
-    return {FINGERPRINT: fingerprint} | {name: str(columns[name]) for name in TAGGED if name in columns}
+    return {FINGERPRINT: fingerprint} | {
+        name: str(columns[name]) for name in columns_of(TAG) if name in columns
+    }
 
 
 def begin(fingerprint: str, columns: Row, command: str) -> dict[str, str]:
@@ -100,7 +86,7 @@ def describe(
         rerun=config.rerun,
         tags=tags,
         parameters={name: str(value) for name, value in parameters(spec, columns, row).items()},
-        metrics={name: row[name] for name in METRICS if row.get(name) is not None},
+        metrics={name: row[name] for name in columns_of(METRIC) if row.get(name) is not None},
         test_set={
             "name": f"{spec.dataset.name} {spec.split}",
             "digest": spec.dataset.content_hash,
@@ -142,7 +128,7 @@ def parameters(spec: Spec, columns: Row, row: Row) -> Row:
     """The spec twice: every field of it under its dotted name, and the readable columns; then what the point
     ran on."""
     fields = dict(_flat(spec.settings))
-    ran_on = {name: row[name] for name in row if name in SURROUNDINGS or name.startswith("version_")}
+    ran_on = {name: row[name] for name in columns_of(PARAMETER) if name in row}
     return fields | columns | ran_on
 
 
