@@ -138,6 +138,28 @@ def test_character_errors_by_hand():
 
 
 @pytest.mark.parametrize(
+    ("reference", "hypothesis", "language", "errors", "characters"),
+    [
+        ("你好", "你坏", "zh", 1, 2),
+        ("你好", "你 好", "zh-CN", 0, 2),
+        ("你好，世界！", "你好世", "yue", 1, 4),
+        ("こんにちは", "こんばんは", "ja", 2, 5),
+        ("日本 ABC", "日本ABD", "ja", 1, 5),
+        ("กขค", "กขงจ", "th", 2, 3),
+        ("ກຂ", "ກ", "lo", 1, 2),
+        ("ကခ", "ကခဂ", "my", 1, 2),
+        ("안녕 하세요", "안녕하세요", "ko", 1, 6),
+        ("guten tag", "gutentag", "de", 1, 9),
+    ],
+)
+def test_spaces_are_characters_where_words_have_them_between(
+    reference, hypothesis, language, errors, characters
+):
+    result = score(["1"], [reference], [hypothesis], language)
+    assert (result.character_errors, result.reference_characters) == (errors, characters)
+
+
+@pytest.mark.parametrize(
     ("text", "language", "expected"),
     [
         ("Schöne Grüße, Welt!", "de", "schöne grüße welt"),

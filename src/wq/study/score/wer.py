@@ -79,7 +79,8 @@ class Score:
 
     @property
     def cer(self) -> float:
-        """Character error rate of the same normalised texts, spaces included."""
+        """Character error rate of the same normalised texts: spaces count, but in the `UNSPACED`, where the
+        normaliser puts one between any two characters."""
         return self.character_errors / self.reference_characters
 
     @property
@@ -115,7 +116,10 @@ def score(
     normal_references = [normalise(references[n], language) for n in scored]
     normal_hypotheses = [normalise(hypotheses[n], language) for n in scored]
     words = jiwer.process_words(normal_references, normal_hypotheses)
-    characters = jiwer.process_characters(normal_references, normal_hypotheses)
+    characters = jiwer.process_characters(
+        [_characters(text, language) for text in normal_references],
+        [_characters(text, language) for text in normal_hypotheses],
+    )
     return Score(
         substitutions=words.substitutions,
         deletions=words.deletions,
@@ -186,6 +190,11 @@ def normalise(text: str, language: str = "en") -> str:
     Radford et al. 2022, appendix C.
     """
     return _normaliser(_code(language))(text).strip()
+
+
+def _characters(normal: str, language: str) -> str:
+    """The characters of a normalised text that count as such."""
+    return normal.replace(" ", "") if _code(language) in UNSPACED else normal
 
 
 def _code(language: str) -> str:
