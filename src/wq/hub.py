@@ -36,6 +36,11 @@ def shipped(path: str) -> Path | None:
     return ASSETS / path.removeprefix("wq:") if path.startswith("wq:") else None
 
 
+def expanded(path: str) -> Path:
+    """A path as it is typed: ~ is home, and ~NAME a user's, where there is such a user."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111  Path's own raises RuntimeError where there is none
+
+
 def shipped_names(suffix: str) -> list[str]:
     """`wq:NAME` of every directory under assets/ that holds a file with this suffix."""
     return sorted({f"wq:{file.parent.name}" for file in ASSETS.glob(f"*/*{suffix}")})

@@ -46,7 +46,7 @@ def locate(path: str, revision: str | None = None) -> Path:
     Raises:
         ModelError: it is not there, cannot be reached, or is no complete Whisper checkpoint.
     """
-    directory = hub.shipped(path) or Path(path).expanduser()
+    directory = hub.shipped(path) or hub.expanded(path)
     if path.startswith("wq:") and not directory.is_dir():
         known = ", ".join(hub.shipped_names(".safetensors")) or "none"
         raise ModelError(f"model.path={path} does not ship with wq; shipped checkpoints: {known}")

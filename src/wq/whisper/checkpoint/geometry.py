@@ -105,7 +105,7 @@ def find_geometry(path: str, revision: str | None = None) -> Geometry:
     Of a hub id: from the cache where it is there, then from the public ones, and only then from the network.
     Weights are never fetched. Raises ModelError.
     """
-    directory = hub.shipped(path) or Path(path).expanduser()
+    directory = hub.shipped(path) or hub.expanded(path)
     if directory.is_dir():
         return read_geometry(directory)
     if path.startswith(("wq:", ".", "/", "~")) or path.count("/") != 1:
