@@ -84,7 +84,7 @@ class Speech:
         import soxr
 
         entry = self.utterances[index].entry
-        samples, rate = decode(entry.encoded(), entry)
+        samples, rate = decode(entry.encoded(), entry, self.utterances[index].duration)
         if samples.shape[1] > 1:
             self.mixed_down.add(index)
         mono = samples.mean(axis=1)
