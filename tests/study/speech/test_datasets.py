@@ -1,5 +1,6 @@
 """Speech from manifests and folders: what is read, what is refused and how it is said."""
 
+import csv
 import io
 import json
 import shutil
@@ -7,12 +8,15 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.conftest import REAL
 from wq.catalogue import conf_dir
@@ -32,6 +36,9 @@ def encode(samples: np.ndarray, rate: int = RATE, format: str = "FLAC", subtype:
     buffer = io.BytesIO()
     soundfile.write(buffer, samples, rate, format=format, subtype=subtype)
     return buffer.getvalue()
+
+
+TONE = encode(tone(0.1), format="WAV")
 
 
 def manifest(directory: Path, rows: list[dict], split: str = "test") -> DatasetConfig:
@@ -152,6 +159,172 @@ def test_folder_in_librispeech_layout(tmp_path: Path) -> None:
     assert "subfolders there: test-clean" in message(lambda: load_speech(config, split="dev-clean"))
 
 
+def test_a_linked_folder_is_read_as_the_folder(tmp_path: Path) -> None:
+    """Wherever the link is, once for each name; and a link to a folder that it lies in ends there."""
+    corpus, elsewhere = tmp_path / "corpus", tmp_path / "elsewhere"
+    for place, prefix in ((corpus / "1" / "2", "1-2"), (elsewhere / "4", "3-4"), (elsewhere / "6", "5-6")):
+        place.mkdir(parents=True)
+        (place / f"{prefix}-0000.flac").write_bytes(encode(tone()))
+        (place / f"{prefix}.trans.txt").write_text(f"{prefix}-0000 SAID\n")
+    (corpus / "3").symlink_to(elsewhere)  # 3/6 is read too
+    (corpus / "1" / "2" / "above").symlink_to(corpus)
+    (corpus / "itself").symlink_to(".")
+    config = DatasetConfig(source="folder", path=str(corpus))
+    assert [utterance.id for utterance in load_speech(config).utterances] == [
+        "1-2-0000",
+        "3-4-0000",
+        "5-6-0000",
+    ]
+    (corpus / "7").symlink_to(tmp_path / "unmounted")
+    assert f"{corpus / '7'} is a link that leads nowhere" in message(lambda: load_speech(config))
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "row"),
+    [
+        ("metadata.csv", "file_name,text", "{},{}"),
+        ("metadata.jsonl", "", '{{"file_name": "{}", "text": "{}"}}'),
+    ],
+)
+def test_a_folders_own_table_names_the_files_of_its_splits(
+    name: str, header: str, row: str, tmp_path: Path
+) -> None:
+    (tmp_path / "test" / "a").mkdir(parents=True)
+    for audio in ("test/x.flac", "test/a/y.flac"):
+        (tmp_path / audio).write_bytes(encode(tone()))
+    named = {"test/x.flac": "one", "train/x.flac": "not here", "./test/a/y": "two", "testing/z.flac": "no"}
+    lines = [header, *(row.format(*pair) for pair in named.items())]
+    (tmp_path / name).write_text("\n".join(lines))
+    config = DatasetConfig(source="folder", path=str(tmp_path))
+    speech = load_speech(config)
+    assert [(each.id, each.text) for each in speech.utterances] == [("x", "one"), ("y", "two")]
+    (tmp_path / "dev").mkdir()
+    assert "names no audio file in dev/" in message(lambda: load_speech(config, split="dev"))
+    (tmp_path / "test" / "transcripts.txt").write_text("x.flac its own\n")
+    assert load_speech(config).utterances[0].text == "its own"
+
+
+def test_a_choice_among_columns_is_told_and_can_be_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a.flac", "b.flac"):
+        (tmp_path / name).write_bytes(encode(tone()))
+    table = tmp_path / "metadata.csv"
+    table.write_text("path,file,sentence,text\nb.flac,a.flac,Said.,said\n")
+    config = DatasetConfig(source="folder", path=str(tmp_path))
+    (utterance,) = load_speech(config).utterances
+    assert (utterance.id, utterance.text) == ("a", "said")
+    assert capsys.readouterr().err.splitlines() == [
+        f"{table} has the columns file, path: file is taken; dataset.audio_column=path takes another",
+        f"{table} has the columns text, sentence: text is taken; dataset.text_column=sentence takes another",
+    ]
+    chosen = replace(config, text_column="sentence", audio_column="path")
+    (utterance,) = load_speech(chosen).utterances
+    assert (utterance.id, utterance.text) == ("b", "Said.")
+    assert capsys.readouterr().err == ""
+    assert "metadata.csv:1 lacks words" in message(lambda: load_speech(replace(config, text_column="words")))
+    lines = manifest(tmp_path / "lines", [{"clip": "c.flac", "raw": "Said.", "audio_filepath": "c.flac"}])
+    (utterance,) = load_speech(replace(lines, text_column="raw", audio_column="clip")).utterances
+    assert utterance.text == "Said."
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "line", "says"),
+    [
+        ("metadata.csv", "file_name,text\na.wav,add, one rice\n", 2, "has 3 fields and the header has 2"),
+        ("metadata.csv", "file_name,text,id\na.wav,add\n", 2, "has 2 fields and the header has 3"),
+        ("metadata.csv", "file_name,text\n\na.wav,add,\n", 3, "has 3 fields"),
+        ("metadata.csv", "file_name,text\na.wav\n", 2, "has 1 fields"),
+        ("metadata.csv", "file_name;text\na.wav;add\n", 1, "lacks audio_filepath or"),
+        ("metadata.tsv", "path\tsentence\na.wav\tadd\tone rice\n", 2, "3 fields and the header has 2"),
+        ("metadata.tsv", "path\tsentence\na.wav add\n", 2, "1 fields and the header has 2"),
+        ("metadata.tsv", "path,sentence\na.wav,add\n", 1, "lacks audio_filepath or"),
+        # a quotation mark that is not closed: at the end, before a row with one, before a row with two
+        ("metadata.csv", 'file_name,text\na.wav,"add one\nb.wav,stop\n', 2, "unexpected end of data"),
+        ("metadata.csv", 'file_name,text\na.wav,"add one\nb.wav,stop"\n', 2, "unexpected end of data"),
+        ("metadata.csv", 'file_name,text\na.wav,"add\nb.wav,"stop"\n', 2, "unexpected end of data"),
+        ("metadata.csv", 'file_name,text\r\na.wav,"add\r\nb.wav,"a ""b"""\r\n', 2, "unexpected end"),
+        ("metadata.csv", 'file_name,text\na.wav,"add" one\n', 2, "is no row"),
+        ("metadata.csv", '"file_name,text\na.wav,add\n', 1, "unexpected end of data"),
+        ("metadata.csv", "file_name,text,text\na.wav,add,stop\n", 1, "has the column text twice"),
+        ("metadata.csv", "a.wav,add one\nb.wav,stop\n", 1, "lacks audio_filepath or"),
+        ("metadata.csv", "a.wav,add one\n", 1, "lacks audio_filepath or"),
+        ("metadata.csv", "file_name,text\na.wav,a\0dd\n", 2, "has a NUL character"),
+        ("metadata.tsv", "path\ttext\na.wav\tadd\0\n", 2, "has a NUL character"),
+        ("transcripts.txt", "a.wav add\0\n", 1, "has a NUL character"),
+        ("metadata.jsonl", '{"file": "a.wav", "text": "add\0"}\n', 1, "has a NUL character"),
+        (
+            "metadata.jsonl",
+            '{"file": "a.wav", "text": "add", "text": "stop"}\n',
+            1,
+            "the key text occurs twice",
+        ),
+        ("metadata.jsonl", '{"file": "a.wav", "text": "add"} {"file": "b.wav"}\n', 1, "is not JSON"),
+        ("metadata.jsonl", '{"file": "a.wav", "text": "add\none"}\n', 1, "is not JSON"),
+        ("metadata.jsonl", '{"file": "a.wav", "text": ' + "[" * 100_000 + "\n", 1, "is not JSON"),
+    ],
+)
+def test_a_malformed_row_is_named(name: str, content: str, line: int, says: str, tmp_path: Path) -> None:
+    for audio in ("a.wav", "b.wav"):
+        (tmp_path / audio).write_bytes(encode(tone(), format="WAV"))
+    (tmp_path / name).write_bytes(content.encode())
+    text = message(lambda: load_speech(DatasetConfig(source="folder", path=str(tmp_path))))
+    assert text.startswith(f"{tmp_path / name}:{line} ")
+    assert says in text
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs", "Cc"]) | st.sampled_from('",; '), max_size=12)
+
+
+@settings(max_examples=50)
+@given(texts=st.lists(TEXTS, min_size=1, max_size=4), damaged=st.integers(0, 3), quote=st.integers(0, 40))
+def test_a_quotation_mark_too_many_changes_no_other_row(
+    tmp_path_factory: pytest.TempPathFactory, texts: list[str], damaged: int, quote: int
+) -> None:
+    """A table that csv wrote is read back; with one quotation mark more, every other row's text still is, or
+    an error names the damaged line."""
+    folder = tmp_path_factory.mktemp("table")
+    rows = []
+    for number, text in enumerate(texts):
+        (folder / f"{number}.wav").write_bytes(TONE)
+        rows.append(io.StringIO())
+        csv.writer(rows[-1], lineterminator="").writerow([f"{number}.wav", text])
+    lines = [row.getvalue() for row in rows]
+
+    def read_texts() -> list[str]:
+        (folder / "metadata.csv").write_text("\n".join(["file_name,text", *lines]), newline="")
+        speech = load_speech(DatasetConfig(source="folder", path=str(folder)))
+        return [utterance.text for utterance in speech.utterances]
+
+    assert read_texts() == [text.strip() for text in texts]
+    damaged %= len(texts)
+    place = min(quote, len(lines[damaged]))
+    lines[damaged] = f'{lines[damaged][:place]}"{lines[damaged][place:]}'
+    try:
+        changed = read_texts()
+    except DataError as error:
+        named = f"metadata.csv:{damaged + 2}" in str(error)
+    else:
+        named = [*changed[:damaged], *changed[damaged + 1 :]] == [
+            text.strip() for text in [*texts[:damaged], *texts[damaged + 1 :]]
+        ]
+    assert named
+
+
+@pytest.mark.parametrize("name", ["~take1.wav", "~/~x.wav", "~nobody-of-this-name/x.wav", "~.wav"])
+def test_a_tilde_in_a_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    audio = tmp_path / name.replace("~/", "home/")
+    audio.parent.mkdir(exist_ok=True)
+    audio.write_bytes(TONE)
+    (tmp_path / "transcripts.txt").write_text(f"{name} said\n")
+    (utterance,) = load_speech(DatasetConfig(source="folder", path=str(tmp_path))).utterances
+    assert utterance.id == audio.stem
+    assert "does not exist" in message(
+        lambda: load_speech(DatasetConfig(source="folder", path="~nobody-here"))
+    )
+
+
 def test_quotation_marks_stay_in_tab_separated_text(tmp_path: Path) -> None:
     (tmp_path / "a.flac").write_bytes(encode(tone()))
     (tmp_path / "metadata.tsv").write_text('path\tsentence\na.flac\t"well" he said\n')
@@ -211,6 +384,31 @@ def test_channels_are_mixed_down(channels: int, tmp_path: Path) -> None:
     assert speech.resampled == set()
 
 
+@pytest.mark.parametrize(("other", "told"), [(-1.0, 1), (-0.95, 1), (-0.5, 0), (0.0, 0), (1.0, 0)])
+def test_channels_that_cancel_out_are_told_once(
+    other: float, told: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stereo = np.stack([tone(), other * tone()], axis=1)
+    speech = load_speech(one(tmp_path, encode(stereo, format="WAV", subtype="FLOAT")))
+    for _ in range(2):
+        assert np.abs(speech.read(0, RATE) - stereo.mean(axis=1)).max() < 1e-6
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == len(speech.cancelled) == told
+    assert all(line.startswith("utterance u1: the channels of ") and "u1.flac" in line for line in lines)
+
+
+def test_audio_that_ends_before_its_stated_duration_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    durations = {"a.flac": 0.5, "b.flac": 0.75, "c.flac": 0.8, "d.flac": 0.55, "e.flac": 0.2}
+    rows = [{"audio_filepath": name, "text": "", "duration": seconds} for name, seconds in durations.items()]
+    load_speech(manifest(tmp_path, rows))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == (
+        f"2 of 5 utterances end before their stated duration, utterance b by 0.25 s: {tmp_path / 'b.flac'}"
+    )
+
+
 def bad_samples(value: float) -> bytes:
     samples = tone()
     samples[100] = value
@@ -229,7 +427,7 @@ WHOLE = encode(np.random.default_rng(0).uniform(-0.5, 0.5, RATE))
         (WHOLE[: len(WHOLE) // 2], "corrupt"),
         (WHOLE[:5_000] + bytes(5_000) + WHOLE[10_000:], "corrupt"),
         (encode(tone(), format="WAV")[:8_000], "is cut off"),
-        (encode(tone(), format="OGG", subtype="VORBIS")[:2_000], "no readable audio"),
+        (encode(tone(), format="OGG", subtype="VORBIS")[:2_000], "is cut off"),
         (bad_samples(np.nan), "NaN or Inf"),
         (bad_samples(np.inf), "NaN or Inf"),
     ],
@@ -301,8 +499,8 @@ def test_bad_cells_of_tables_are_named(tmp_path: Path) -> None:
     table = tmp_path / "metadata.csv"
     config = DatasetConfig(source="folder", path=str(tmp_path))
     for content, says in {
-        "file_name,words\na.flac,hello\n": f"{table}:2 lacks text or transcription",
-        "file_name,text\na.flac\n": f"{table}:2 has text=None",
+        "file_name,words\na.flac,hello\n": f"{table}:1 lacks text or transcription",
+        "file_name,text\na.flac\n": f"{table}:2 has 1 fields and the header has 2",
         "file_name,text\nb.flac,hello\n": f"{table}:2: audio file {tmp_path / 'b.flac'} does not exist",
         "file_name,text\n": "no utterances",
     }.items():
@@ -333,6 +531,54 @@ def test_missing_data(source: str, path: str, says: str, tmp_path: Path) -> None
     text = message(lambda: load_speech(DatasetConfig(source=source, path=full)))
     assert full in text
     assert says in text
+
+
+@pytest.mark.parametrize(
+    ("files", "chosen"),
+    [
+        (["speech.parquet"], ["speech.parquet"]),  # its name tells of no split
+        (["0000.parquet", "below/0001.parquet"], ["0000.parquet", "below/0001.parquet"]),
+        (["test.parquet", "train.parquet"], ["test.parquet"]),
+        (
+            ["data/test-00000-of-00001.parquet", "data/train-00000-of-00001.parquet"],
+            ["data/test-00000-of-00001.parquet"],
+        ),
+        (
+            ["test/0000.parquet", "test/0001.parquet", "dev/0.parquet"],
+            ["test/0000.parquet", "test/0001.parquet"],
+        ),
+        (["train.parquet", "dev.parquet"], "and split test; there are: dev.parquet, train.parquet"),
+        ([], "has no parquet files"),
+    ],
+)
+@pytest.mark.parametrize("embedded", [True, False])
+def test_a_local_directory_of_parquet_files(
+    files: list[str], chosen: list[str] | str, embedded: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+    import pyarrow.parquet
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    (corpus / "a.wav").write_bytes(TONE)
+    audio = {"bytes": TONE if embedded else None, "path": "a.wav"}
+    for file in files:
+        (corpus / file).parent.mkdir(exist_ok=True)
+        table = pyarrow.table(
+            {
+                "audio": pyarrow.array([audio], pyarrow.struct({"bytes": "binary", "path": "string"})),
+                "text": [file],
+            }
+        )
+        pyarrow.parquet.write_table(table, corpus / file)
+    config = DatasetConfig(source="hub", path=str(corpus))
+    if isinstance(chosen, str):
+        assert chosen in message(lambda: load_speech(config))
+    else:
+        speech = load_speech(config)
+        assert [utterance.text for utterance in speech.utterances] == chosen
+        assert len(speech.read(0, RATE)) == RATE // 10
 
 
 def test_content_hash_is_of_the_content(tmp_path: Path) -> None:

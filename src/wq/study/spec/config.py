@@ -56,12 +56,14 @@ class DatasetConfig:
     """Where audio and its reference transcripts come from.
 
     source        manifest (JSON lines), folder (audio files and a transcript table), or hub
-    path          the manifest, or the directory that holds SPLIT.jsonl; the folder; the hub dataset's id;
-                  `wq:NAME` for one that ships with wq
+    path          the manifest, or the directory that holds SPLIT.jsonl; the folder; the hub dataset's id, or
+                  a directory of parquet files; `wq:NAME` for one that ships with wq
     split         which part is transcribed
     calibration_split   which part calibration may use
     config, revision    of a hub dataset
-    audio_column, text_column, id_column   of a hub dataset; id_column null numbers the rows
+    audio_column, text_column   columns or keys; null is the source's own: audio and text of a hub dataset,
+                  audio_filepath and text of a manifest, the first known one of a folder's table
+    id_column     of a hub dataset; null numbers the rows
     language      decides the text normaliser: `en` is Whisper's English one, anything else the basic one
     """
 
@@ -71,8 +73,8 @@ class DatasetConfig:
     calibration_split: str | None = None
     config: str | None = None
     revision: str | None = None
-    audio_column: str = "audio"
-    text_column: str = "text"
+    audio_column: str | None = None
+    text_column: str | None = None
     id_column: str | None = None
     language: str = "en"
     name: str | None = None

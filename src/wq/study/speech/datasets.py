@@ -1,12 +1,14 @@
 """Speech with its reference transcripts, from a manifest, a folder of audio files or the hub.
 
-Loading passes once over the encoded audio, which gives every utterance its duration (from the header) and its
-digest (SHA-256): a missing, empty or unreadable file is found before any model is loaded, and a dataset is
-known by its content. LibriSpeech's test-clean, 346 MB, takes about a second. Samples are decoded on demand.
+Loading passes once over the encoded audio, which gives every utterance its duration and its digest
+(SHA-256): a missing, empty or unreadable file is found before any model is loaded, and a dataset is known by
+its content. LibriSpeech's test-clean, 346 MB, takes a few seconds. Samples are decoded on demand, and at
+loading only where a header is wrong about them.
 """
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,7 +20,7 @@ from wq import hub
 from wq.study.spec.config import DatasetConfig
 from wq.study.speech.audio import DataError, Entry, decode, measure
 from wq.study.speech.parquet import hub_entries
-from wq.study.speech.transcript_tables import folder_entries, manifest_entries
+from wq.study.speech.transcript_tables import MANIFEST, Columns, folder_entries, json_entries
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,6 +29,10 @@ __all__ = ["DataError", "Speech", "Utterance", "load_speech"]
 
 # Seconds by which a stated duration may be off; beyond, the file is cut off or is another recording
 DURATION_TOLERANCE = 0.5
+# Seconds that may be missing of it untold
+SHORT = 0.1
+# The loudness of the mean of several channels, as a share of theirs, below which they cancel each other out
+CANCELLED = 0.1
 
 # How utterances get ids of their own, for the values of dataset.source
 OWN_IDS = {
@@ -57,7 +63,8 @@ class Utterance:
 class Speech:
     """Utterances in the dataset's order.
 
-    `resampled` and `mixed_down` hold the indices of those of which this had to be done when they were read.
+    `resampled` and `mixed_down` hold the indices of those of which this had to be done when they were read,
+    `cancelled` of those whose channels cancelled each other out.
     """
 
     name: str
@@ -66,6 +73,7 @@ class Speech:
     utterances: list[Utterance]
     resampled: set[int] = field(default_factory=set)
     mixed_down: set[int] = field(default_factory=set)
+    cancelled: set[int] = field(default_factory=set)
 
     @cached_property
     def content_hash(self) -> str:
@@ -85,9 +93,16 @@ class Speech:
 
         entry = self.utterances[index].entry
         samples, rate = decode(entry.encoded(), entry, self.utterances[index].duration)
+        mono = samples.mean(axis=1)
         if samples.shape[1] > 1:
             self.mixed_down.add(index)
-        mono = samples.mean(axis=1)
+            if index not in self.cancelled and mono.std() < CANCELLED * samples.std():
+                self.cancelled.add(index)
+                print(
+                    f"utterance {entry.id}: the channels of {entry.audio} are in opposite phase: "
+                    "their mean, which is heard, is nearly silent; keep one of them",
+                    file=sys.stderr,
+                )
         if rate == sampling_rate:
             return mono
         self.resampled.add(index)
@@ -114,7 +129,23 @@ def load_speech(config: DatasetConfig, *, split: str | None = None, limit: int |
         raise DataError(
             f"dataset.path={config.path} has no utterances in split {split}; it needs one at least"
         )
+    _tell_short(utterances)
     return Speech(config.name or config.path, split, config.language, utterances)
+
+
+def _tell_short(utterances: list[Utterance]) -> None:
+    short = [
+        (each, missing)
+        for each in utterances
+        if (missing := (each.entry.duration or 0) - each.duration) > SHORT
+    ]
+    if short:
+        first, missing = short[0]
+        print(
+            f"{len(short)} of {len(utterances)} utterances end before their stated duration, utterance "
+            f"{first.id} by {missing:.2g} s: {first.entry.audio}",
+            file=sys.stderr,
+        )
 
 
 def _examine(entry: Entry) -> Utterance:
@@ -130,6 +161,7 @@ def _examine(entry: Entry) -> Utterance:
 
 def _manifest(config: DatasetConfig, split: str) -> Iterator[Entry]:
     path = _local(config)
+    columns = MANIFEST.chosen(config.audio_column, config.text_column)
     if path.is_dir():
         file = path / f"{split}.jsonl"
         if not file.is_file():
@@ -137,30 +169,31 @@ def _manifest(config: DatasetConfig, split: str) -> Iterator[Entry]:
             raise DataError(
                 f"dataset.path={config.path} has no split {split} ({split}.jsonl); splits there: {known}"
             )
-        return manifest_entries(file)
+        return json_entries(file, columns)
     if split != config.split:
         raise DataError(
             f"dataset.path={config.path} is one file and has no split {split}; "
             "give the directory that holds SPLIT.jsonl"
         )
-    return manifest_entries(path)
+    return json_entries(path, columns)
 
 
 def _folder(config: DatasetConfig, split: str) -> Iterator[Entry]:
     path = _local(config)
     if not path.is_dir():
         raise DataError(f"dataset.path={config.path} is a file; give the folder, or use dataset=manifest")
+    columns = Columns().chosen(config.audio_column, config.text_column)
     if (path / split).is_dir():
-        return folder_entries(path / split)
+        return folder_entries(path, columns, split)
     if split != config.split:
         known = ", ".join(sorted(other.name for other in path.iterdir() if other.is_dir())) or "none"
         raise DataError(f"dataset.path={config.path} has no split {split}; subfolders there: {known}")
-    return folder_entries(path)
+    return folder_entries(path, columns)
 
 
 def _local(config: DatasetConfig) -> Path:
     shipped = hub.shipped(config.path)
-    path = shipped or Path(config.path).expanduser()
+    path = shipped or hub.expanded(config.path)
     if not path.exists():
         known = ", ".join(hub.shipped_names(".jsonl")) or "none"
         remedy = f"shipped datasets: {known}" if shipped else "give an existing file or directory"
