@@ -173,12 +173,46 @@ def test_spaces_are_characters_where_words_have_them_between(
         ("The Colour", "English", "the color"),
         ("The Colour", "de", "the colour"),
         ("I dunno, kinda", "en", "i dunno kinda"),
+        ("नमस्ते, दुनिया!", "hi", "नमस्ते दुनिया"),
+        ("வணக்கம் உலகம்", "ta", "வணக்கம் உலகம்"),
+        ("আমি বাংলায় গান গাই।", "bn", "আমি বাংলায় গান গাই"),
+        ("నేను తెలుగు", "telugu", "నేను తెలుగు"),
+        ("السَّلَامُ عَلَيْكُمْ", "ar", "السَّلَامُ عَلَيْكُمْ"),
+        ("ที่นี่", "th", "ที่ นี่"),
+        ("cafe\u0301 ❤\ufe0f", "fr", "café"),  # a mark that composes, and one whose letter is a symbol
         ("", "en", ""),
         (" \n\t ", "fr", ""),
     ],
 )
 def test_normalise(text, language, expected):
     assert normalise(text, language) == expected
+
+
+@pytest.mark.parametrize("language", ["zh", "zh-CN", "Chinese", "mandarin", "ja", "japanese", "yue", "ja_JP"])
+def test_unspaced_languages_are_scored_by_characters_whatever_they_are_called(language):
+    result = score(["a"], ["今天天气"], ["今天天汽"], language)
+    assert (result.substitutions, result.reference_words) == (1, 4)
+    assert ends_in_loop("好的" * 4, language)
+
+
+def test_an_unknown_language_is_refused():
+    with pytest.raises(ValueError, match="language=klingon is no language that Whisper knows"):
+        score(["a"], ["a"], ["a"], "klingon")
+
+
+@pytest.mark.parametrize(
+    ("texts", "language", "own"),
+    [
+        (["The café"], "en", "1"),
+        (["नमस्ते"], "en", "1"),  # the English rules drop marks
+        (["Grüße", "Cafe\u0301"], "de", "1"),  # composed, there are none
+        (["你好"], "zh", "1"),
+        (["hallo", "नमस्ते"], "hi", "2"),
+        (["ที่นี่"], "th", "2"),
+    ],
+)
+def test_the_record_tells_where_marks_are_kept(texts, language, own):
+    assert wer.normaliser_of(texts, language).split("+")[0] == own
 
 
 WORDS = """one two twenty hundred thousand million point oh half and a double third 's n't can't I'm mr. Dr $5

@@ -5,6 +5,8 @@ from dataclasses import asdict, replace
 import pytest
 
 from wq.catalogue import load_format
+from wq.study.job.job import prepare
+from wq.study.spec.composition import compose
 from wq.study.spec.config import (
     ActivationConfig,
     Config,
@@ -29,11 +31,12 @@ def described(format, options=()):
 def configuration(format="int4", **settings):
     options = settings.pop("format_options", {})
     language = settings.pop("language", None)
+    spoken = settings.pop("dataset_language", "en")
     if "decoder_format" in settings:
         settings["decoder_format"] = described(settings["decoder_format"])
     return Config(
         model=ModelConfig(path="wq:nano", language=language),
-        dataset=DatasetConfig(source="manifest", path="wq:commands", split="clean"),
+        dataset=DatasetConfig(source="manifest", path="wq:commands", split="clean", language=spoken),
         format=described(format, options),
         **settings,
     )
@@ -122,6 +125,8 @@ SAME = [
     ({"limit": 1000}, {"limit": 320}),
     ({"language": "de"}, {"language": "en"}),
     ({"multilingual": True, "language": "en"}, {"multilingual": True}),
+    ({"multilingual": True, "language": "German"}, {"multilingual": True, "language": "de"}),
+    ({"dataset_language": "mandarin"}, {"dataset_language": "zh-CN"}),
     ({"group": 32}, {"format_options": {"group": 32}}),
     ({"granularity": "channel", "format_options": {"group": 32}}, {"granularity": "channel"}),
     ({"roles": ["encoder.mlp", "encoder.self_attn"]}, {"roles": ["encoder", "encoder.mlp"]}),
@@ -260,6 +265,22 @@ def test_the_fingerprint_is_stable():
     """It identifies stored results: if it changes, everybody's results are run again. Change it knowingly."""
     assert spec(group=32).fingerprint == "4e683ac61f7030dc"
     assert replace(spec(), ignored=("anything",)).fingerprint == spec().fingerprint
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fingerprint"),
+    [
+        (["format=fp32"], "6951a3324bb45ea9"),
+        (["format=int4", "group=32"], "98bc57ff1ff8e730"),
+        (["format=int4", "group=32", "activation=int8_token", "kv_cache=int8"], "b9dd5b966ee92d11"),
+        (["format=nvfp4", "dataset.language=de"], "4705323363e16ad6"),
+        (["dataset.language=zh"], "d1f9b027ff5c24e5"),
+        (["dataset.language=Mandarin"], "d1f9b027ff5c24e5"),
+    ],
+)
+def test_points_of_the_shipped_model_and_speech_are_still_the_same(arguments, fingerprint):
+    (config,) = compose([*arguments, "device=cpu"])
+    assert prepare(config, arguments, looks_only=True).spec.fingerprint == fingerprint
 
 
 def test_pieces_where_nothing_is_longer_than_the_window_are_no_other_point():

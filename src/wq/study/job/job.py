@@ -78,7 +78,7 @@ def prepare(config: Config, overrides: list[str], *, looks_only: bool = False) -
         Content(config.model.name, hash_once(checkpoint)),
         Content(config.dataset.name or speech.name, speech.content_hash),
         len(speech.utterances),
-        wer.NORMALISER,
+        wer.normaliser_of((utterance.text for utterance in speech.utterances), config.dataset.language),
         multilingual,
         calibration and Calibration(calibration.split, len(calibration.utterances), calibration.content_hash),
         any(utterance.duration > window for utterance in speech.utterances),

@@ -62,9 +62,13 @@ def _facts(found: Difference) -> list[str]:
 
 def _notes(found: Difference) -> list[str]:
     """Where the rates here are not those that were recorded."""
+    first = found.sides[0]
+    normaliser = wer.normaliser_of(
+        (str(each["text"]) for each in first.transcripts), str(first.row.get("language") or "en")
+    )
     return [
         f"{side.name} was recorded with {percent(recorded)} % by normaliser {side.row.get('normaliser')}; "
-        f"both are scored here by {wer.NORMALISER}"
+        f"both are scored here by {normaliser}"
         for side, score in zip(found.sides, found.scores, strict=True)
         if isinstance(recorded := side.row.get("wer"), float) and abs(recorded - score.wer) > 1e-9
     ]

@@ -6,19 +6,24 @@ pooled over the corpus, never a mean of per-utterance rates. jiwer, evaluate and
 on first use, so that this module costs nothing to import.
 """
 
+import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache, lru_cache
 from importlib.metadata import version
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
+from wq.whisper.checkpoint.languages import language_code
+
 if TYPE_CHECKING:
     import numpy as np
 
 # For the record: only rates under the same normaliser compare. The number in front counts our own changes.
 NORMALISER = f"1+whisper_normalizer-{version('whisper_normalizer')}"
+# The same where texts have combining marks, which once were spaces that split the words of Hindi or Tamil
+NORMALISER_WITH_MARKS = NORMALISER.replace("1", "2", 1)
 
 # Written without spaces between words: each character counts as a word (Radford et al. 2022, appendix D.2.2).
 UNSPACED = ("zh", "yue", "ja", "th", "lo", "my")
@@ -93,7 +98,8 @@ def score(
 ) -> Score:
     """Score raw `hypotheses` against raw `references`, utterance by utterance.
 
-    ValueError: unequal lengths, an id that occurs twice, or no reference with a word in it.
+    ValueError: unequal lengths, an id that occurs twice, no reference with a word in it, or a language that
+    Whisper does not know.
     """
     import jiwer
     import numpy as np
@@ -181,35 +187,46 @@ def alignment(
     ]
 
 
+def normaliser_of(references: Iterable[str], language: str) -> str:
+    """The name, for the record, of the rules that these texts are normalised by."""
+    if language_code(language) == "en":
+        return NORMALISER
+    texts = (unicodedata.normalize("NFKC", text.lower()) for text in references)
+    has_marks = any(unicodedata.category(character)[0] == "M" for text in texts for character in text)
+    return NORMALISER_WITH_MARKS if has_marks else NORMALISER
+
+
 @lru_cache(maxsize=1 << 16)  # a grid scores the same references, and mostly the same hypotheses, in every job
 def normalise(text: str, language: str = "en") -> str:
     """`text` as Whisper's authors score it: English by their English normaliser (numbers, contractions,
     spelling, fillers), every other language by their basic one (case, punctuation, symbols), with characters
-    as words for the `UNSPACED`.
+    as words for the `UNSPACED`. Theirs takes combining marks for symbols, and so splits the words of Hindi,
+    Tamil and others at their vowel signs; here marks stay with their letters.
 
-    Radford et al. 2022, appendix C.
+    `language` is a code or a name, as of `languages.language_code`. Radford et al. 2022, appendix C.
     """
-    return _normaliser(_code(language))(text).strip()
+    code = language_code(language)
+    return _normaliser(code)(text).strip() if code == "en" else _basic(text, code in UNSPACED)
+
+
+def _basic(text: str, by_character: bool = False) -> str:
+    """A mark whose letter was a symbol, as after an emoji, is no word."""
+    words = _normaliser("", by_character)(text).split()
+    return " ".join(word for word in words if any(unicodedata.category(each)[0] != "M" for each in word))
 
 
 def _characters(normal: str, language: str) -> str:
     """The characters of a normalised text that count as such."""
-    return normal.replace(" ", "") if _code(language) in UNSPACED else normal
-
-
-def _code(language: str) -> str:
-    """The language without its region: en for en-GB, en_us and English."""
-    code = language.lower().replace("_", "-").split("-")[0]
-    return "en" if code == "english" else code
+    return normal.replace(" ", "") if language_code(language) in UNSPACED else normal
 
 
 @cache
-def _normaliser(language: str):
+def _normaliser(language: str, by_character: bool = False):
     from whisper_normalizer.basic import BasicTextNormalizer
     from whisper_normalizer.english import EnglishTextNormalizer
 
     if language != "en":
-        return BasicTextNormalizer(split_letters=language in UNSPACED)
+        return BasicTextNormalizer(split_letters=by_character, preserve_marks=True)
     normaliser = EnglishTextNormalizer()
     for rule in FOREIGN_RULES:
         normaliser.replacers.pop(rule, None)
@@ -222,7 +239,7 @@ def ends_in_loop(text: str, language: str = "en") -> bool:
 
     Words are those of the basic normaliser: the English one would join "nine nine nine nine" into a number.
     """
-    words = normalise(text, "" if _code(language) == "en" else language).split()[::-1]
+    words = _basic(text, language_code(language) in UNSPACED).split()[::-1]
     # The prefix function of Knuth, Morris and Pratt over the reversed words: the last `size` words of the
     # text repeat with a period of `size - border`.
     border = [0] * len(words)

@@ -14,6 +14,7 @@ from omegaconf import MISSING
 from wq.catalogue import load_format
 from wq.numerics.effective import Effective, resolve
 from wq.numerics.formats import Format
+from wq.whisper.checkpoint.languages import language_code
 from wq.whisper.layers.schemes import (
     ACTIVATION_GRANULARITIES,
     ATTENTIONS,
@@ -39,12 +40,17 @@ class ModelConfig:
 
     path       `wq:NAME` for one that ships with wq, a local directory, or a hub id
     revision   of a hub id: branch, tag or commit; null is the default branch
-    language   what a multilingual checkpoint is told to write; null is the dataset's language
+    language   what a multilingual checkpoint is told to write: a code or an English name; null is the
+               dataset's language
     """
 
     path: str = MISSING
     revision: str | None = None
     language: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.language is not None:
+            self.language = _language("model.language", self.language)
 
     @property
     def name(self) -> str:
@@ -64,7 +70,8 @@ class DatasetConfig:
     audio_column, text_column   columns or keys; null is the source's own: audio and text of a hub dataset,
                   audio_filepath and text of a manifest, the first known one of a folder's table
     id_column     of a hub dataset; null numbers the rows
-    language      decides the text normaliser: `en` is Whisper's English one, anything else the basic one
+    language      a code or an English name. Decides the text normaliser: `en` is Whisper's English one,
+                  anything else the basic one
     """
 
     source: str = MISSING
@@ -84,6 +91,7 @@ class DatasetConfig:
             raise ConfigurationError(
                 f"dataset.source={self.source} is unknown; choose one of manifest, folder, hub"
             )
+        self.language = _language("dataset.language", self.language)
         if self.name is None and self.path != MISSING:
             self.name = self.path.rstrip("/").removeprefix("wq:").rsplit("/", 1)[-1].removesuffix(".jsonl")
 
@@ -96,6 +104,14 @@ FormatConfig = make_dataclass(
         for f in fields(Format)
     ],
 )
+
+
+def _language(name: str, value: str) -> str:
+    """One code for a language, whichever way it is named: what is decoded, scored and fingerprinted."""
+    try:
+        return language_code(value, name)
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from error
 
 
 def _check_choice(name: str, value: str | None, choices: tuple[str, ...]) -> None:

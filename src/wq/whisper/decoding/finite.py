@@ -16,5 +16,6 @@ class NonFiniteRow(NonFiniteError):
 
 
 def check_finite(x: Tensor, what: str) -> None:
-    if not math.isfinite(x.sum()):
+    """Raises NonFiniteRow. One sum tells for almost all tensors; that of large numbers may itself be Inf."""
+    if not math.isfinite(x.sum()) and not x.isfinite().all():
         raise NonFiniteRow(what, x)

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import WhisperForConditionalGeneration
-from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
+from wq.whisper.checkpoint.languages import find_code
 from wq.whisper.decoding import onednn
 from wq.whisper.decoding.finite import check_finite
 from wq.whisper.decoding.kv_cache import KeysValues, KVQuantizer, empty_caches
@@ -51,8 +51,7 @@ def decoding_rules(model: WhisperForConditionalGeneration, language: str | None,
     settings: Any = model.generation_config
     prompt = [settings.decoder_start_token_id]
     if language is not None:
-        name = language.lower()
-        token = f"<|{TO_LANGUAGE_CODE.get(name, name)}|>"
+        token = f"<|{find_code(language)}|>"
         if token not in settings.lang_to_id:
             known = ", ".join(sorted(known[2:-2] for known in settings.lang_to_id))
             raise ValueError(f"language={language} is not known to this checkpoint; choose among {known}")
