@@ -25,7 +25,8 @@ from tests.conftest import REAL
 from wq.catalogue import conf_dir
 from wq.hub import ASSETS
 from wq.study.spec.config import ModelConfig
-from wq.whisper.checkpoint.files import ModelError, content_hash, locate
+from wq.whisper.checkpoint.files import UNTIED, ModelError, content_hash, is_multilingual, locate
+from wq.whisper.checkpoint.geometry import read_geometry, skeleton
 from wq.whisper.checkpoint.model import load
 
 NANO = ASSETS / "nano"
@@ -108,6 +109,32 @@ def pickle_only(directory: Path) -> None:
     (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
 
 
+def call(name: str) -> Callable[[Path], None]:
+    """The same weights by this name."""
+
+    def rename(directory: Path) -> None:
+        (directory / name).parent.mkdir(exist_ok=True)
+        (directory / "model.safetensors").rename(directory / name)
+
+    return rename
+
+
+def adapter(directory: Path) -> None:
+    (directory / "config.json").unlink()
+    (directory / "model.safetensors").rename(directory / "adapter_model.safetensors")
+    (directory / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+
+
+def nest(name: str) -> Callable[[Path], None]:
+    def move(directory: Path) -> None:
+        files = list(directory.iterdir())
+        (directory / name).mkdir()
+        for file in files:
+            file.rename(directory / name / file.name)
+
+    return move
+
+
 def shard(directory: Path) -> None:
     """Two files and an index, as large checkpoints have."""
     tensors = load_file(directory / "model.safetensors")
@@ -141,7 +168,22 @@ def lose_a_shard(directory: Path) -> None:
         (remove("preprocessor_config.json"), "no preprocessor"),
         (remove("tokenizer.json"), "no tokenizer"),
         (remove("model.safetensors"), "no model.safetensors"),
-        (pickle_only, "wq loads no pickles"),
+        (pickle_only, "pytorch_model.bin is a pickle, and wq loads no pickles: convert"),
+        (call("model.fp16.safetensors"), "model.fp16.safetensors is safetensors by another name: rename it"),
+        (call("whisper.safetensors"), "rename it to model.safetensors"),
+        (call("tiny.pt"), "wq loads no pickles: convert"),
+        (call("flax_model.msgpack"), "transformers 4"),
+        (call("tf_model.h5"), "transformers 4"),
+        (call("model.bin"), "CTranslate2's (faster-whisper): give the checkpoint that it was made from"),
+        (call("ggml-model-q5_0.bin"), "whisper.cpp's (ggml): give the checkpoint"),
+        (call("model-Q4_K.gguf"), "whisper.cpp's (ggml): give the checkpoint"),
+        (call("onnx/encoder_model.onnx"), "ONNX's: give the checkpoint"),
+        (call("weights.npz"), "MLX's: give the checkpoint"),
+        (call("openvino_encoder_model.xml"), "OpenVINO's: give the checkpoint"),
+        (adapter, "adapter_config.json is an adapter's (LoRA), which is no whole model: merge it"),
+        (write("quantize_config.json", b"{}"), "quantized already; give the checkpoint it was made from"),
+        (write("quant_config.json", b"{}"), "quantized already; give the checkpoint it was made from"),
+        (nest("checkpoint-500"), "has no config.json; checkpoint-500 below it has: give that"),
         (cut, "corrupt or cut off"),
         (write("model.safetensors", b"not safetensors"), "corrupt or cut off"),
         (write("model.safetensors", b""), "corrupt or cut off"),
@@ -156,6 +198,23 @@ def test_locate_refuses(spoil: Callable[[Path], object], says: str, checkpoint: 
     assert says in str(caught.value)
     assert str(checkpoint) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def add_a_token(directory: Path) -> None:
+    content = json.loads((directory / "tokenizer.json").read_text())
+    content["added_tokens"].append(content["added_tokens"][-1] | {"id": VOCABULARY, "content": "<|new|>"})
+    (directory / "tokenizer.json").write_text(json.dumps(content))
+
+
+def name_languages(task: bool = True) -> Callable[[Path], None]:
+    """A tokenizer that has languages, with or without <|transcribe|>."""
+
+    def change(directory: Path) -> None:
+        file = directory / "tokenizer.json"
+        text = file.read_text().replace("<|startoflm|>", "<|de|>").replace("<|startofprev|>", "<|fr|>")
+        file.write_text(text if task else text.replace("<|transcribe|>", "<|write|>"))
+
+    return change
 
 
 def spoil_layer(tensors: dict[str, torch.Tensor]) -> None:
@@ -187,6 +246,39 @@ def spoil_layer(tensors: dict[str, torch.Tensor]) -> None:
             "gives 3000 frames, the encoder takes 200",
         ),
         (rewrite_json("config.json", decoder_start_token_id=1), "token 1 of the decoder"),
+        (rewrite_json("config.json", vocab_size=VOCABULARY - 1), "has the wrong shape for"),
+        (add_a_token, f"the tokenizer has {VOCABULARY + 1} tokens, the decoder {VOCABULARY}"),
+        (
+            rewrite_json("generation_config.json", no_timestamps_token_id=SPECIAL["<|nospeech|>"]),
+            "of the decoder (no_timestamps_token_id), which the tokenizer has as <|nospeech|>",
+        ),
+        (
+            rewrite_json("generation_config.json", eos_token_id=[1, 2]),
+            "token 1 of the decoder (eos_token_id)",
+        ),
+        (
+            rewrite_json("generation_config.json", eos_token_id=[]),
+            "eos_token_id gives <|endoftext|> the id None",
+        ),
+        (
+            rewrite_json("generation_config.json", decoder_start_token_id=SPECIAL["<|translate|>"]),
+            "(decoder_start_token_id), which the tokenizer has as <|translate|>",
+        ),
+        (
+            rewrite_json("generation_config.json", is_multilingual=True, lang_to_id={"<|de|>": 5}),
+            "<|de|> is no token of the tokenizer and token 5 of the decoder (lang_to_id)",
+        ),
+        (
+            rewrite_json(
+                "generation_config.json", is_multilingual=True, lang_to_id={"<|de|>": VOCABULARY + 3}
+            ),
+            f"lang_to_id gives <|de|> the id {VOCABULARY + 3}, and the decoder has {VOCABULARY} tokens",
+        ),
+        (
+            rewrite_json("generation_config.json", is_multilingual=True, task_to_id={"transcribe": 7}),
+            "(task_to_id)",
+        ),
+        (name_languages(task=False), "say is_multilingual: true or false in generation_config.json"),
         (write("tokenizer.json", b"{}"), "cannot load this checkpoint"),
     ],
 )
@@ -269,6 +361,115 @@ def test_generation_config_has_the_word_on_languages(said: bool, checkpoint: Pat
     assert whisper.is_multilingual is said
     assert whisper.max_new_tokens == 32 - (4 if said else 2)
     assert whisper.model.generation_config.forced_decoder_ids is None  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("change", "multilingual"),
+    [
+        (lambda _: None, False),
+        (name_languages(), True),  # in a vocabulary smaller than OpenAI's
+        (rewrite_json("generation_config.json", lang_to_id={"<|de|>": SPECIAL["<|startoflm|>"]}), True),
+    ],
+)
+def test_the_tokenizer_has_the_word_where_the_checkpoint_is_silent(change, multilingual, checkpoint) -> None:
+    change(checkpoint)
+    assert is_multilingual(checkpoint) is multilingual
+    assert read_geometry(checkpoint).prompt_length == (4 if multilingual else 2)
+
+
+@pytest.mark.parametrize(
+    ("file", "end", "multilingual"),
+    [
+        ("tokenizer.json", 50_256, False),  # OpenAI's English-only tokenizer has the languages too
+        ("tokenizer.json", 50_257, True),
+        ("tokenizer.json", 31_000, True),  # a vocabulary that was pruned
+        ("added_tokens.json", 50_256, False),
+        ("added_tokens.json", 50_257, True),
+        ("tokenizer_config.json", 50_257, True),
+        ("tokenizer_config.json", 31_000, True),
+    ],
+)
+@pytest.mark.parametrize("size", [30_000, 51_864, 51_865])
+def test_the_vocabulary_s_size_tells_nothing(file, end, multilingual, size, tmp_path) -> None:
+    names = ("<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|zh|>", "<|translate|>", "<|transcribe|>")
+    tokens = dict(zip(names, range(end, end + len(names)), strict=True))
+    listed = [{"content": token, "id": id} for token, id in tokens.items()]
+    contents = {
+        "tokenizer.json": {"added_tokens": listed},
+        "added_tokens.json": tokens,
+        "tokenizer_config.json": {"added_tokens_decoder": {str(each["id"]): each for each in listed}},
+    }
+    (tmp_path / "vocab.json").write_text('{"a": 0}')
+    (tmp_path / file).write_text(json.dumps(contents[file]))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "whisper", "vocab_size": size}))
+    assert is_multilingual(tmp_path) is multilingual
+
+
+def test_a_tokenizer_that_names_no_special_tokens_tells_nothing(tmp_path) -> None:
+    (tmp_path / "vocab.json").write_text('{"a": 0}')
+    (tmp_path / "config.json").write_text('{"model_type": "whisper"}')
+    with pytest.raises(ModelError, match=r"say is_multilingual: true or false in generation_config\.json"):
+        is_multilingual(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("entries", "told"),
+    [
+        ({}, ""),
+        (
+            {"no_repeat_ngram_size": 3, "repetition_penalty": 1.2},
+            "repetition_penalty=1.2, no_repeat_ngram_size=3",
+        ),
+        ({"no_repeat_ngram_size": 0, "repetition_penalty": 1.0, "num_beams": 1, "do_sample": False}, ""),
+        ({"num_beams": 5}, "num_beams=5"),
+        ({"do_sample": True, "temperature": 0.4, "top_k": 5}, "do_sample=True"),
+        ({"temperature": 0.4, "top_k": 5, "use_cache": False, "output_attentions": True}, ""),
+        ({"bad_words_ids": [[1]]}, "bad_words_ids=[[1]]"),
+        ({"min_new_tokens": 2}, "min_new_tokens=2"),
+        ({"max_length": 448}, ""),
+        ({"max_length": 17}, "max_length=17"),  # room for 16 tokens after a prompt of 2 needs 18
+        ({"max_new_tokens": 16}, ""),
+        ({"max_new_tokens": 15}, "max_new_tokens=15"),
+        ({"return_timestamps": True}, "return_timestamps=True"),
+        ({"return_timestamps": False, "task": "transcribe", "a_note": "of my own"}, ""),
+        ({"task": "translate"}, "task=translate"),
+        ({"suppress_tokens": [1], "begin_suppress_tokens": [2], "forced_decoder_ids": [[1, 7]]}, ""),
+    ],
+)
+def test_entries_of_the_generation_config_that_are_not_followed_are_told(entries, told, checkpoint) -> None:
+    rewrite_json("generation_config.json", **entries)(checkpoint)
+    notices = load(checkpoint, name="mine").notices
+    begin = "mine: its generation config has "
+    assert [text.removeprefix(begin).partition(", which is not")[0] for text in notices] == [told] * bool(
+        told
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize(
+    ("head", "tied", "separate"),
+    [
+        ("own", True, True),
+        ("own", False, True),
+        ("same", False, True),
+        ("same", True, False),
+        (None, True, False),
+    ],
+)
+def test_a_head_of_its_own_is_counted_once_and_told(head, tied, separate, dtype, checkpoint) -> None:
+    def add(tensors: dict[str, torch.Tensor]) -> None:
+        embedding = tensors["model.decoder.embed_tokens.weight"].to(torch.bfloat16).to(dtype)
+        tensors["model.decoder.embed_tokens.weight"] = embedding
+        if head:
+            tensors["proj_out.weight"] = (embedding * (2 if head == "own" else 1)).clone()
+
+    rewrite_tensors(add)(checkpoint)
+    rewrite_json("config.json", tie_word_embeddings=tied)(checkpoint)
+    whisper, geometry = load(checkpoint), read_geometry(checkpoint)
+    count = sum(parameter.numel() for parameter in whisper.model.parameters())
+    assert count == sum(parameter.numel() for parameter in skeleton(geometry).parameters())
+    assert geometry.tie_word_embeddings is not separate
+    assert [UNTIED in notice for notice in whisper.notices] == [True] * separate
 
 
 def test_languages_come_from_the_tokenizer_where_the_checkpoint_is_silent(checkpoint: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import sys
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
@@ -12,7 +13,7 @@ from wq.study.spec.resolution import resolve_spec, resolve_treatment
 from wq.study.spec.spec import Calibration, Content, Spec
 from wq.study.speech.datasets import Speech, load_speech
 from wq.study.store.tracking import Store, default_uri
-from wq.whisper.checkpoint.files import content_hash, facts, locate, prompt_length
+from wq.whisper.checkpoint.files import content_hash, locate
 from wq.whisper.checkpoint.geometry import POSITIONS_PER_SECOND, read_geometry
 from wq.whisper.checkpoint.model import Whisper, load
 
@@ -58,11 +59,10 @@ def prepare(config: Config, overrides: list[str], *, looks_only: bool = False) -
     """
     resolved = resolve_treatment(config)  # what cannot be is refused before anything is read
     checkpoint = locate(config.model.path, config.model.revision)
-    multilingual, positions = facts(checkpoint)
-    room = positions - prompt_length(multilingual)
-    if config.max_new_tokens is not None and config.max_new_tokens > room:
+    geometry = read_geometry(checkpoint)
+    if config.max_new_tokens is not None and config.max_new_tokens > geometry.room:
         raise ConfigurationError(
-            f"max_new_tokens={config.max_new_tokens} does not fit: the decoder has room for {room}; "
+            f"max_new_tokens={config.max_new_tokens} does not fit: the decoder has room for {geometry.room}; "
             "give fewer, or null"
         )
     speech = read_test_set(json.dumps(asdict(config.dataset)), config.limit)
@@ -71,7 +71,7 @@ def prepare(config: Config, overrides: list[str], *, looks_only: bool = False) -
             f"none of the {len(speech.utterances)} references has a word in it; check the dataset's texts"
         )
     calibration = read_calibration(config, speech) if resolved.treatment.needs_calibration else None
-    window = read_geometry(checkpoint).max_source_positions / POSITIONS_PER_SECOND
+    window = geometry.max_source_positions / POSITIONS_PER_SECOND
     spec = resolve_spec(
         config,
         resolved,
@@ -79,7 +79,7 @@ def prepare(config: Config, overrides: list[str], *, looks_only: bool = False) -
         Content(config.dataset.name or speech.name, speech.content_hash),
         len(speech.utterances),
         wer.normaliser_of((utterance.text for utterance in speech.utterances), config.dataset.language),
-        multilingual,
+        geometry.is_multilingual,
         calibration and Calibration(calibration.split, len(calibration.utterances), calibration.content_hash),
         any(utterance.duration > window for utterance in speech.utterances),
     )
@@ -134,8 +134,11 @@ def hash_once(checkpoint: Path) -> str:
 
 @lru_cache(maxsize=1)
 def load_once(checkpoint: Path, device: str) -> Whisper:
-    """The model, loaded once for all jobs of a grid that use it."""
-    return load(checkpoint, device)
+    """The model, loaded once for all jobs of a grid that use it, with what its user should know."""
+    whisper = load(checkpoint, device)
+    for notice in whisper.notices:
+        print(notice, file=sys.stderr)
+    return whisper
 
 
 def resolve_device(device: str) -> str:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,6 +15,7 @@ from wq.study.spec.composition import compose
 from wq.study.spec.resolution import resolve_spec, resolve_treatment, tell_ignored
 from wq.study.spec.spec import Content, Spec
 from wq.study.store.results import write_whole
+from wq.whisper.checkpoint.files import UNTIED
 from wq.whisper.checkpoint.geometry import Geometry, find_geometry
 
 Cell = str | int | float
@@ -46,15 +48,20 @@ def compose_points(overrides: list[str]) -> list[Point]:
     Raises ConfigurationError, ModelError.
     """
     points = {}
+    untied = {}
     for config in compose(overrides):
         geometry = find_geometry(config.model.path, config.model.revision)
         source = Content(config.model.name, str(geometry))
         data = Content(config.dataset.name or "", "")
         spec = resolve_spec(config, resolve_treatment(config), source, data, 0, "", geometry.is_multilingual)
+        if not geometry.tie_word_embeddings:
+            untied[spec.model] = f"{spec.model.name}: {UNTIED}"
         points.setdefault(replace(spec, ignored=(), limit=None), Point(geometry, spec))
     if len(points) == 1:
         (point,) = points.values()
         tell_ignored(point.spec)
+    for notice in untied.values():
+        print(notice, file=sys.stderr)
     return list(points.values())
 
 

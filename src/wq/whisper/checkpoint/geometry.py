@@ -12,7 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wq import hub
-from wq.whisper.checkpoint.files import MULTILINGUAL_VOCABULARY, ModelError, prompt_length
+from wq.whisper.checkpoint.files import (
+    MULTILINGUAL_VOCABULARY,
+    ModelError,
+    has_own_head,
+    is_multilingual,
+    prompt_length,
+)
 
 if TYPE_CHECKING:
     from transformers import WhisperForConditionalGeneration
@@ -126,23 +132,17 @@ def find_geometry(path: str, revision: str | None = None) -> Geometry:
 
 def read_geometry(directory: Path) -> Geometry:
     """The geometry of a checkpoint's directory. Raises ModelError where it holds no Whisper's config.json."""
-    content: dict[str, Any] = {}
-    for name in ("generation_config.json", "config.json"):
-        try:
-            content |= json.loads((directory / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError, TypeError) as error:
-            if name == "config.json":
-                raise ModelError(
-                    f"{directory} has no readable config.json ({error}); save it anew"
-                ) from error
-    if content.get("model_type") != "whisper":
+    try:
+        content = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        model_type = content.get("model_type")
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelError(f"{directory} has no readable config.json ({error}); save it anew") from error
+    if model_type != "whisper":
         raise ModelError(
-            f"{directory} is no Whisper (model_type in config.json: {content.get('model_type')}); "
-            "give a Whisper checkpoint"
+            f"{directory} is no Whisper (model_type in config.json: {model_type}); give a Whisper checkpoint"
         )
-    if content.get("is_multilingual") is None:  # a null says no more than a missing one
-        content.pop("is_multilingual", None)
-    return Geometry.of(content)
+    tied = content.get("tie_word_embeddings", True) and not has_own_head(directory)
+    return Geometry.of(content | {"is_multilingual": is_multilingual(directory), "tie_word_embeddings": tied})
 
 
 @lru_cache(maxsize=1)

@@ -1,10 +1,12 @@
 """A Whisper checkpoint in memory: loaded, held against its own description, and made complete."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wq.whisper.checkpoint.files import MULTILINGUAL_VOCABULARY, PACKED, ModelError, prompt_length
+from wq.whisper.checkpoint import generation
+from wq.whisper.checkpoint.files import PACKED, UNTIED, ModelError, is_multilingual, prompt_length
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, WhisperFeatureExtractor, WhisperForConditionalGeneration
@@ -12,7 +14,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class Whisper:
-    """A model in eval mode that transcribes windows of `window_seconds`, padded, at `sampling_rate` Hz."""
+    """A model in eval mode that transcribes windows of `window_seconds`, padded, at `sampling_rate` Hz.
+
+    `notices` is what its user should know about the checkpoint, a line each.
+    """
 
     name: str
     directory: Path
@@ -20,6 +25,7 @@ class Whisper:
     feature_extractor: "WhisperFeatureExtractor"
     tokenizer: "PreTrainedTokenizerBase"
     is_multilingual: bool
+    notices: tuple[str, ...] = ()
 
     @property
     def sampling_rate(self) -> int:
@@ -79,10 +85,15 @@ def load(directory: Path, device: str = "cpu", dtype: str = "float32", *, name: 
         logging.set_verbosity(verbosity)
         logging.enable_progress_bar()
     _check_tensors(directory, model, report)
-    _check_fit(directory, model.config, feature_extractor, tokenizer)
-    is_multilingual = _complete_generation_config(directory, model, tokenizer)
+    _check_preprocessor(directory, model.config, feature_extractor)
+    multilingual = is_multilingual(directory)
+    generation.complete(directory, model, tokenizer, multilingual)
+    generation.check_tokens(directory, model, tokenizer)
     model.eval().requires_grad_(False).to(device)
-    return Whisper(name or directory.name, directory, model, feature_extractor, tokenizer, is_multilingual)
+    name = name or directory.name
+    return Whisper(
+        name, directory, model, feature_extractor, tokenizer, multilingual, tuple(_notices(name, model))
+    )
 
 
 def _check_tensors(directory: Path, model: Any, report: dict[str, Any]) -> None:
@@ -106,7 +117,7 @@ def _check_tensors(directory: Path, model: Any, report: dict[str, Any]) -> None:
             )
 
 
-def _check_fit(directory: Path, config: Any, features: Any, tokenizer: Any) -> None:
+def _check_preprocessor(directory: Path, config: Any, features: Any) -> None:
     facts = (
         ("mel bins", features.feature_size, config.num_mel_bins),
         ("frames", features.nb_max_frames, 2 * config.max_source_positions),
@@ -117,42 +128,13 @@ def _check_fit(directory: Path, config: Any, features: Any, tokenizer: Any) -> N
                 f"{directory}: the preprocessor gives {given} {unit}, the encoder takes {expected}; "
                 "copy the preprocessor_config.json that belongs to this checkpoint"
             )
-    start = tokenizer.convert_tokens_to_ids("<|startoftranscript|>")
-    if start != config.decoder_start_token_id:
-        raise ModelError(
-            f"{directory}: <|startoftranscript|> is token {start} of the tokenizer and token "
-            f"{config.decoder_start_token_id} of the decoder; copy the tokenizer that belongs to this one"
+
+
+def _notices(name: str, model: Any) -> Iterator[str]:
+    if model.proj_out.weight is not model.model.decoder.embed_tokens.weight:
+        yield f"{name}: {UNTIED}"
+    if entries := generation.unheeded(model):
+        yield (
+            f"{name}: its generation config has {', '.join(entries)}, which is not followed: wq decodes "
+            "greedily, without timestamps, by the suppressed tokens alone"
         )
-
-
-def _complete_generation_config(directory: Path, model: Any, tokenizer: Any) -> bool:
-    """Add what `generate` needs and a bare checkpoint lacks; drop forced tokens, the prompt's old form.
-
-    Returns whether the checkpoint is multilingual.
-    """
-    from transformers.models.whisper.tokenization_whisper import LANGUAGES, TASK_IDS
-
-    settings: Any = model.generation_config
-    for name in ("decoder_start_token_id", "eos_token_id", "bos_token_id", "pad_token_id"):
-        if getattr(settings, name, None) is None:
-            setattr(settings, name, getattr(model.config, name))
-    if getattr(settings, "is_multilingual", None) is None:
-        settings.is_multilingual = model.config.vocab_size >= MULTILINGUAL_VOCABULARY
-    # Checkpoints fine-tuned with early releases of transformers name no languages
-    known = tokenizer.get_added_vocab()
-    if settings.is_multilingual and not getattr(settings, "lang_to_id", None):
-        settings.lang_to_id = {
-            token: id for token, id in known.items() if token[2:-2] in LANGUAGES and token.startswith("<|")
-        }
-    if settings.is_multilingual and not getattr(settings, "task_to_id", None):
-        settings.task_to_id = {task: known[f"<|{task}|>"] for task in TASK_IDS if f"<|{task}|>" in known}
-    if getattr(settings, "no_timestamps_token_id", None) is None:
-        if "<|notimestamps|>" not in known:
-            raise ModelError(
-                f"{directory}: neither generation_config.json (no_timestamps_token_id) nor the tokenizer "
-                "knows <|notimestamps|>; copy the generation_config.json that belongs to this checkpoint"
-            )
-        settings.no_timestamps_token_id = known["<|notimestamps|>"]
-    settings.forced_decoder_ids = None
-    model.config.forced_decoder_ids = None
-    return bool(settings.is_multilingual)

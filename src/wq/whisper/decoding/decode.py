@@ -21,7 +21,7 @@ from wq.whisper.decoding.captured import CapturedSteps, can_capture
 from wq.whisper.decoding.drafting import can_draft, count_accepted, decode_drafted
 from wq.whisper.decoding.encoder_states import SAMPLING_RATE, EncoderStates
 from wq.whisper.decoding.finite import NonFiniteRow
-from wq.whisper.decoding.greedy import Place, decode_greedily, decoding_rules
+from wq.whisper.decoding.greedy import Place, Rules, decode_greedily, decoding_rules, has_ended
 from wq.whisper.decoding.kv_cache import KVQuantizer
 from wq.whisper.decoding.onednn import packed_weights
 from wq.whisper.decoding.row_cache import CachedRows
@@ -176,7 +176,7 @@ def transcribe(
                 if drafts:
                     result.drafted_tokens += len(drafts[index])
                     result.accepted_tokens += count_accepted(drafts[index], row)
-                done[index] = as_transcript(whisper, row, encoder.samples[index], encoder.window)
+                done[index] = as_transcript(whisper, row, rules, encoder.samples[index], encoder.window)
             progress.update(len(indices))
     result.transcripts = [done[index] for index in range(len(order))]
     result.features_seconds, result.encode_seconds = encoder.seconds["features"], encoder.seconds["encode"]
@@ -197,9 +197,9 @@ class Clocked(Iterator[Tensor]):
             self.seconds += time.perf_counter() - started
 
 
-def as_transcript(whisper: Whisper, row: list[int], samples: int, window: int) -> Transcript:
+def as_transcript(whisper: Whisper, row: list[int], rules: Rules, samples: int, window: int) -> Transcript:
     """A row of generated ids, which ends in end of text unless it was cut at the limit."""
-    capped = row[-1] != whisper.model.generation_config.eos_token_id
+    capped = not has_ended(row, rules)
     tokens = row if capped else row[:-1]
     text = whisper.tokenizer.decode(tokens, skip_special_tokens=True)
     return Transcript(

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import WhisperForConditionalGeneration
 
+from wq.whisper.checkpoint.generation import ends_of
 from wq.whisper.checkpoint.languages import find_code
 from wq.whisper.decoding import onednn
 from wq.whisper.decoding.finite import check_finite
@@ -31,7 +32,7 @@ class Rules:
     """What decoding starts from, may not say, and ends with: token ids.
 
     `suppressed` are never chosen, `suppressed_first` not as the first token of the text. At most `limit`
-    tokens are written, `end` among them.
+    tokens are written, the last of which is `end`, or another that ends a text as well.
     """
 
     prompt: tuple[int, ...]
@@ -39,6 +40,7 @@ class Rules:
     suppressed_first: tuple[int, ...]
     end: int
     limit: int
+    other_ends: tuple[int, ...] = ()
 
 
 def decoding_rules(model: WhisperForConditionalGeneration, language: str | None, limit: int) -> Rules:
@@ -58,14 +60,16 @@ def decoding_rules(model: WhisperForConditionalGeneration, language: str | None,
         prompt += [settings.lang_to_id[token], settings.task_to_id["transcribe"]]
     # A checkpoint with a smaller vocabulary may still name tokens of the original one
     vocabulary = range(model.config.vocab_size)
+    end, *others = ends_of(settings)
     return Rules(
         prompt=(*prompt, settings.no_timestamps_token_id),
         suppressed=tuple(token for token in settings.suppress_tokens or () if token in vocabulary),
         suppressed_first=tuple(
             token for token in settings.begin_suppress_tokens or () if token in vocabulary
         ),
-        end=settings.eos_token_id,
+        end=end,
         limit=limit,
+        other_ends=tuple(others),
     )
 
 
@@ -293,9 +297,10 @@ def decode_greedily(
 ) -> list[list[int]]:
     """The tokens of so many rows, whose encoder's states come some rows at a time, as of `encode_rows`.
 
-    The last of a row is `rules.end`, unless the row was cut at the limit. A row is decoded once: `generate`
-    goes back to the audio where a model writes timestamps, although it was told to write none. `place` is
-    kept up to date. NaN or Inf in what the model computes raises NonFiniteRow, whose row is one of place's.
+    The last of a row is one of `rules`' ends, unless the row was cut at the limit. A row is decoded once:
+    `generate` goes back to the audio where a model writes timestamps, although it was told to write none.
+    `place` is kept up to date. NaN or Inf in what the model computes raises NonFiniteRow, whose row is one of
+    place's.
     """
     place = place or Place()
     with fast_products(model.model.decoder, model.proj_out):
@@ -345,4 +350,8 @@ def finish(
 
 
 def is_over(tokens: Sequence[int], rules: Rules) -> bool:
-    return len(tokens) == rules.limit or tokens[-1:] == [rules.end]
+    return len(tokens) == rules.limit or has_ended(tokens, rules)
+
+
+def has_ended(tokens: Sequence[int], rules: Rules) -> bool:
+    return bool(tokens) and tokens[-1] in (rules.end, *rules.other_ends)
