@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 USAGE = """wq measures what quantization does to Whisper speech recognition.
@@ -10,7 +11,8 @@ usage: wq COMMAND [key=value ...]
 
 {commands}
 
-`wq run` is `python -m wq.main`: one job, or with -m a grid. `wq COMMAND --help` says more."""
+`wq run` is `python -m wq.main`: one job, or with -m a grid. `wq COMMAND --help` says more,
+and `wq --version` which this is."""
 
 
 def commands() -> dict[str, str]:
@@ -25,7 +27,7 @@ def load(name: str):
 
 
 def main() -> None:
-    from wq.console import run_command
+    from wq.console import did_you_mean, run_command
 
     known = commands()
     width = max(map(len, known)) + 2
@@ -35,8 +37,14 @@ def main() -> None:
     if name in ("-h", "--help"):
         run_command(lambda _: print(usage), usage)
         return
+    if name == "--version":
+        print(f"wq {version('wq')}")
+        return
     if name not in known:
-        print(f"error: wq {name} is no command; choose one of {', '.join(known)}", file=sys.stderr)
+        print(
+            f"error: wq {name} is no command; {did_you_mean(name, known)}choose one of {', '.join(known)}",
+            file=sys.stderr,
+        )
         sys.exit(1)
     sys.argv = [f"wq {name}", *rest]
     load(name).main()

@@ -4,9 +4,10 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 
@@ -65,6 +66,24 @@ def one_line(error: BaseException) -> str:
     text = re.sub(r" full_key: \S*( reference_type=\S+)? object_type=\S+", "", text)  # omegaconf's own notes
     explained = isinstance(error, ValueError | OSError) or origin in ("wq", "hydra", "omegaconf")
     return text if explained and text else f"{type(error).__name__}: {text}"
+
+
+def nearest(text: str, choices: Iterable[str], count: int = 3) -> list[str]:
+    """The choices most like a text, case aside: the one that is the same, those that begin with it, or else
+    those that are spelt alike, the best first."""
+    plain = {choice.casefold(): choice for choice in choices}
+    meant = text.casefold()
+    longer = [name for name in plain if len(meant) > 1 and name.startswith(meant)]
+    found = [meant] if meant in plain else longer or get_close_matches(meant, plain, count)
+    return [plain[name] for name in found[:count]]
+
+
+def did_you_mean(text: str, choices: Iterable[str]) -> str:
+    """The question that an error asks, with a space behind it; empty where nothing is like the text."""
+    near = nearest(text, choices, 2)
+    begin = [name for name in near if name.casefold().startswith(text.casefold())]
+    near = begin or near[:1]
+    return f"did you mean {' or '.join(near)}? " if near else ""
 
 
 def without_password(text: str) -> str:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.study.spec.test_spec import spec
 from wq.commands.report import build
-from wq.study.compare.selection import Selection, alternatives, of_stores, of_sweep
+from wq.study.compare.selection import Selection, alternatives, check_values, of_stores, of_sweep
 from wq.study.spec.config import DatasetConfig
 from wq.study.store import results
 from wq.study.store.recording import TABLE, parameters, source, tags, write_table
@@ -126,6 +126,16 @@ def test_runs_without_a_result_say_why(store, tmp_path):
     assert errors["running"].startswith("still running on ")
     assert "its process is gone" in errors["dead"]
     assert points(of_stores([store], columns={"model": "nano"})) == {"int4": "finished", "failed": "failed"}
+
+
+def test_values_that_no_point_has_are_told_with_those_that_there_are():
+    rows = [{"format": "int4", "model": "nano"}, {"format": "fp32", "model": "nano"}]
+    with pytest.raises(
+        ValueError, match=r"no format int44 among the results; did you mean int4\? choose one of "
+    ):
+        check_values(rows, {"model": "nano", "format": "int44"})
+    check_values(rows, {"format": "int4,int44"})
+    check_values([], {"format": "int44"})
 
 
 def test_nothing_to_report_is_told_with_what_there_is(store, tmp_path):

@@ -16,7 +16,7 @@ from wq.whisper.checkpoint.model import load
 from wq.whisper.decoding import onednn
 from wq.whisper.decoding.decode import SAMPLING_RATE, token_limit
 from wq.whisper.decoding.features import log_mel
-from wq.whisper.decoding.greedy import Batch, decode_greedily, decoding_rules, encode_rows
+from wq.whisper.decoding.greedy import Batch, decode_greedily, decoding_rules, encode_rows, has_ended
 from wq.whisper.decoding.onednn import attention, fast_products, packed_weights, suits_attention
 from wq.whisper.layers.layers import select, walk
 from wq.whisper.methods.nearest import quantized_weights
@@ -207,6 +207,23 @@ def test_suppressed_tokens_beyond_the_vocabulary_are_left_out():
     rules = decoding_rules(model, None, LIMIT)
     assert (rules.suppressed, rules.suppressed_first) == ((7,), (END,))
     assert decoded(model, random_features()) == generated(model, random_features(), LIMIT)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_any_of_several_ends_ends_a_text(order):
+    features = random_features()
+    free = generated(random_model(False), features, LIMIT)
+    other = free[0][len(free[0]) // 2]
+    model = random_model(False, eos_token_id=[END, other][::order])
+    rules = decoding_rules(model, None, LIMIT)
+    rows = decode_greedily(model, encode_rows(model, features), len(features), rules)
+    for row, whole in zip(rows, free, strict=True):
+        assert row[: len(whole)] == whole[: whole.index(other) + 1 if other in whole else None]
+        assert has_ended(row, rules) == (row[-1] in (END, other))
+    generate = model.generate(features, max_new_tokens=LIMIT)
+    width = generate.shape[1]
+    for row, theirs in zip(rows, generate.tolist(), strict=True):
+        assert theirs[: len(row)] == row[:width]  # they pad what has ended
 
 
 def test_an_unknown_language_is_refused():

@@ -1,11 +1,10 @@
 """A finished run by what people call it: a directory, a run id, a fingerprint or a point's name."""
 
 from collections.abc import Callable, Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wq.console import without_password
+from wq.console import did_you_mean, nearest, without_password
 from wq.study.compare.comparison import Side
 from wq.study.compare.scenes import reference_of
 from wq.study.store.columns import TAG, columns_of
@@ -68,9 +67,12 @@ def _newest(text: str, runs: list["Run"], store: Store) -> list["Run"]:
     place = f"experiment {store.experiment} of {without_password(store.uri)}"
     if not found:
         points = sorted({str(_column(run, "point")) for run in runs})
-        near = get_close_matches(text, points, LISTED) or points[:LISTED]
-        there = f"points there: {', '.join(near)}" if near else "there are no points"
-        raise ValueError(f"{text} is no directory, and no run id, fingerprint or point in {place}; {there}")
+        near = nearest(text, points, LISTED)
+        there = f"points there: {', '.join(near or points[:LISTED])}" if points else "there are no points"
+        raise ValueError(
+            f"{text} is no directory, and no run id, fingerprint or point in {place}; "
+            f"{did_you_mean(text, points)}{there}"
+        )
     newest: dict[str | None, Run] = {}
     for run in found:
         if run.info.status == "FINISHED":

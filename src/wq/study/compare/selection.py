@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from wq.console import did_you_mean
 from wq.study.compare.scenes import Scene, is_finished, reference_of, scenes, unfinished
 from wq.study.store import results
 from wq.study.store.results import RESULT, TRANSCRIPTS, Row
@@ -54,7 +55,7 @@ def of_stores(
     `chosen`) let through, with the references that they are compared with; and the points that have none,
     with the reason. Says how many runs have lost their results.
 
-    Raises StoreError, and ValueError for a filter that is none.
+    Raises StoreError, and ValueError for a filter that is none or values that no point has.
     """
     rows: dict[str, Row] = {}
     transcripts: dict[str, Path] = {}
@@ -73,7 +74,10 @@ def of_stores(
     if lost:
         print(f"{lost} finished runs are left out: their {RESULT} cannot be read", file=sys.stderr)
     kept = [*rows.values(), *(row for key, row in without.items() if key not in rows)]
-    return Selection(chosen(kept, columns or {}), transcripts)
+    selected = chosen(kept, columns or {})
+    if not selected:
+        check_values(kept, columns or {})
+    return Selection(selected, transcripts)
 
 
 def _take(store: Store, runs: list[Any], rows: dict[str, Row], transcripts: dict[str, Path]) -> int:
@@ -122,7 +126,10 @@ def chosen(rows: list[Row], settings: Mapping[str, str]) -> list[Row]:
     """
     columns = {column for row in rows for column in row}
     if rows and (unknown := next((column for column in settings if column not in columns), None)):
-        raise ValueError(f"{unknown} is no column of the results; choose one of {', '.join(sorted(columns))}")
+        meant = did_you_mean(unknown, columns)
+        raise ValueError(
+            f"{unknown} is no column of the results; {meant}choose one of {', '.join(sorted(columns))}"
+        )
     accepted = {column: alternatives(values) for column, values in settings.items()}
     matches = [all(str(row.get(column)) in accepted[column] for column in accepted) for row in rows]
     needed = {
@@ -133,6 +140,17 @@ def chosen(rows: list[Row], settings: Mapping[str, str]) -> list[Row]:
         for row, match in zip(rows, matches, strict=True)
         if match or (row.get("is_reference") and reference_of(row) in needed)
     ]
+
+
+def check_values(rows: list[Row], settings: Mapping[str, str]) -> None:
+    """Raises ValueError for values that no row has in their column, with those that there are."""
+    for column, values in settings.items():
+        known = sorted({str(row.get(column)) for row in rows})
+        if known and alternatives(values).isdisjoint(known):
+            raise ValueError(
+                f"there is no {column} {values} among the results; "
+                f"{did_you_mean(values, known)}choose one of {', '.join(known)}"
+            )
 
 
 def alternatives(values: str) -> set[str]:

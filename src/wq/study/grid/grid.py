@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from wq.console import FULL_ERROR, ending, leave, listen, refuse_passwords, report_errors, say
-from wq.study.spec.composition import respell
+from wq.study.spec.composition import explained, refuse_options, respell
 
 if TYPE_CHECKING:
     from wq.study.compare.expected import Bands
@@ -87,8 +88,12 @@ def run_application(application: Callable[[], None]) -> None:
     logging.raiseExceptions = False  # Hydra's log need not be read to its end either
     interrupted = False
     try:
-        with report_errors():
+        with report_errors(), explained(sys.argv[1:]):
             refuse_passwords(sys.argv[1:])
+            if "--version" in sys.argv:
+                say(f"wq {version('wq')}")
+                return
+            refuse_options(sys.argv[1:])
             application()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

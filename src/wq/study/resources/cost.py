@@ -21,10 +21,10 @@ from wq.whisper.layers.schemes import by_role
 
 # Multiplied once for an utterance, to fill the cache that cross-attention reads
 CROSS_CACHE_ROLES = ("decoder.cross_attn.k", "decoder.cross_attn.v")
-# What every decoding step reads; of the table of positions it takes a row
+# What every decoding step reads beside the output head; of the tables of positions it takes a row
 STEP_ROLES = (
     *(role for role in LINEAR_ROLES if role.startswith("decoder.") and role not in CROSS_CACHE_ROLES),
-    *("embedding", "decoder.rest"),
+    "decoder.rest",
 )
 
 
@@ -128,9 +128,11 @@ class Demand:
         geometry, tokens, fed = self.geometry, self.work.tokens, self.positions_fed
         d_model, layers = geometry.d_model, geometry.decoder_layers
         own, audio = self._cache("self", fed), self._cache("cross", self.work.positions)
-        stays = self.on_chip is not None and own + audio + sum(map(self._stored, STEP_ROLES)) <= self.on_chip
+        head = "embedding" if geometry.tie_word_embeddings else "decoder.head"
+        kept = sum(map(self._stored, (*STEP_ROLES, head)))
+        stays = self.on_chip is not None and own + audio + kept <= self.on_chip
         reads = 1 if stays else tokens
-        multiplied = dict.fromkeys(STEP_ROLES, 0) | {"embedding": tokens * geometry.vocab_size * d_model}
+        multiplied = dict.fromkeys(STEP_ROLES, 0) | {head: tokens * geometry.vocab_size * d_model}
         for role in STEP_ROLES:
             if role in LINEAR_ROLES:
                 inputs, outputs = self._shape(role)

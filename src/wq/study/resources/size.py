@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 PLAIN_BITS = 16  # of everything that is not quantized: embeddings, convolutions, norms, biases at fp16
 REFERENCE_BITS = 32  # of everything in the fp32 reference
 
-# Roles of what no scheme quantizes: tables of positions, and norms and biases
-REST_ROLES = ("encoder.positions", "encoder.rest", "decoder.positions", "decoder.rest")
+# Roles of what no scheme quantizes: tables of positions, norms and biases, a head that is not the embedding
+REST_ROLES = ("encoder.positions", "encoder.rest", "decoder.positions", "decoder.rest", "decoder.head")
 
 
 @dataclass(frozen=True)
@@ -134,6 +134,8 @@ def _part(name: str, role: str, stored: Storage, ragged_groups: int = 0) -> Part
 
 
 def _rest_role(name: str) -> str:
+    if name.startswith("proj_out."):
+        return "decoder.head"
     side = "encoder" if name.startswith("model.encoder.") else "decoder"
     return f"{side}.{'positions' if 'embed_positions' in name else 'rest'}"
 

@@ -1,12 +1,16 @@
 """From the words of a command line to checked configurations, through Hydra."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
+from hydra.errors import HydraException
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from wq.catalogue import conf_dir
 from wq.study.spec.config import Config, ConfigurationError
+from wq.study.spec.refusals import explain
 
 
 def register_schema() -> None:
@@ -45,6 +49,28 @@ def respell(arguments: Sequence[str]) -> list[str]:
     ]
 
 
+def refuse_options(arguments: Sequence[str]) -> None:
+    """Raises ConfigurationError for an option with dashes that Hydra has not: settings have none."""
+    from hydra._internal.utils import get_args_parser
+
+    for text in get_args_parser().parse_known_args(arguments)[1]:
+        value = [*arguments, ""][arguments.index(text) + 1]
+        setting = text.lstrip("-")
+        meant = setting if "=" in setting else f"{setting}={value or 'VALUE'}"
+        raise ConfigurationError(f"{text} is no option; settings are written without dashes: {meant}")
+
+
+@contextmanager
+def explained(arguments: Sequence[str]) -> Iterator[None]:
+    """What Hydra refuses of these words is raised as a ConfigurationError that explains itself."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        if text := explain(error, arguments):
+            raise ConfigurationError(text) from error
+        raise
+
+
 def compose(arguments: list[str]) -> list[Config]:
     """The configurations of a command line without Hydra's application around it: one, or those of a grid.
 
@@ -58,7 +84,7 @@ def compose(arguments: list[str]) -> list[Config]:
     register_schema()
     arguments = respell(arguments)
     parser = OverridesParser.create()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with explained(arguments), initialize_config_dir(str(conf_dir()), version_base="1.3"):
         # An experiment's grid is the sweeper's; what is given beside it comes later and wins.
         plain = [
             str(each.input_line) for each in parser.parse_overrides(arguments) if not each.is_sweep_override()
