@@ -82,21 +82,23 @@ def pairs(results: Path, query: str) -> str:
 def front(results: Path, query: str) -> str:
     rows = [row for row in read(results, query) if row["is_reference"] != "True"]
     formats = dict.fromkeys(row["format"] for row in rows)
+    found = {row["front"] for row in rows}
+    standings = [each for each in STANDINGS if each in found or each not in ("equivalent", "broken")]
     counts = [
         (
             code(name),
             *(
                 sum(row["format"] == name and row["front"] == standing for row in rows)
-                for standing in STANDINGS
+                for standing in standings
             ),
         )
         for name in formats
     ]
-    counts.append(("all", *(sum(row["front"] == standing for row in rows) for standing in STANDINGS)))
-    return table(("format", *STANDINGS), counts)
+    counts.append(("all", *(sum(row["front"] == standing for row in rows) for standing in standings)))
+    return table(("format", *standings), counts)
 
 
-STANDINGS = ("on", "undecided", "off")
+STANDINGS = ("on", "equivalent", "undecided", "off", "broken")
 TABLES: dict[str, Callable[[Path, str], str]] = {"points": points, "pairs": pairs, "front": front}
 
 

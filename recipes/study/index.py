@@ -47,7 +47,7 @@ def write_index(
         "[pairs.csv](pairs.csv) has the paired differences between points neither of which is the reference "
         "that [recipes/study/pairs.yaml](../../../recipes/study/pairs.yaml) lists. Rates are fractions, "
         "sizes bytes, intervals of 95 %; `wer_delta` is against fp32, and `front` says where a point stands "
-        "among those of its table: on, off or undecided.",
+        "among those of its table (docs/recommending.md).",
         "",
         "All of it again, from nothing, and one experiment alone:",
         "",

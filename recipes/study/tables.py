@@ -12,10 +12,9 @@ from typing import Any
 import yaml
 
 from wq.study.compare.comparison import Side, difference
-from wq.study.compare.scenes import Scene, number
+from wq.study.compare.scenes import Scene
 from wq.study.report import figures
 from wq.study.report.report import scene_marks
-from wq.study.score.pareto import front
 from wq.study.store.results import Row, read_rows, write_whole
 
 DIGITS = 8  # after the point, of what is no count
@@ -24,7 +23,8 @@ COLUMNS = (
     *("point", "is_reference", "format", "granularity", "group", "roles", "activation", "kv_cache"),
     *("smoothquant", "smoothquant_alphas", "wer", "wer_ci_low", "wer_ci_high"),
     *("wer_delta", "wer_delta_ci_low", "wer_delta_ci_high", "wer_delta_p", "wer_delta_p_holm"),
-    *("wer_delta_mapsswe_p", "unchanged", "no_worse", "substitutions", "deletions", "insertions"),
+    *("wer_delta_at_most", "wer_delta_mapsswe_p", "unchanged", "no_worse"),
+    *("substitutions", "deletions", "insertions"),
     *("reference_words", "utterances", "cer", "empty_hypotheses", "capped_transcripts"),
     *("linear_bytes", "model_bytes", "bits_per_weight", "kv_cache_bytes", "memory_bytes"),
     *("front", "on_front", "fingerprint"),
@@ -46,9 +46,11 @@ def write_experiment(directory: Path, experiment: str, scene: Scene) -> None:
     own = figures.MODEL_SIZE if scene.is_whole_model else figures.LINEAR_SIZE
     column, title = SIZES.get(experiment, (scene.size_column, own))
     standing = scene.standing_by(column)
-    on_front = front([(number(row, column), number(row, "wer")) for row in scene.rows])
+    on_front = scene.on_front_by(column)
     rows = [
-        row | {"front": standing[n], "on_front": on_front[n], "wer_delta_p_holm": scene.corrected_p[n]}
+        row
+        | {"front": standing[n], "on_front": on_front[n], "wer_delta_p_holm": scene.corrected_p[n]}
+        | {"wer_delta_at_most": scene.at_most[n]}
         for n, row in enumerate(scene.rows)
     ]
     rows.sort(key=lambda row: (row[column], row["wer"], row["point"]))

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from wq.console import run_command
+from wq.study.score.noninferiority import parse_margin
 
 HELP = """usage: wq compare A B [key=value ...]
 
@@ -17,6 +18,7 @@ of a job, or its result.json.
   wq compare fp32 int4-g128 split=other  where there are more of these names; any column will do
   wq compare 3f9a 07bd limit=null        all utterances that changed (limit=10)
   wq compare outputs/a outputs/b         two jobs on disk
+  wq compare A B margin=0.01             how much worse B may be and still be called not inferior (0.005)
   wq compare A B tracking_uri=URI        which store ($MLFLOW_TRACKING_URI, or else sqlite:///mlflow.db)
   wq compare A B experiment_name=NAME    which MLflow experiment (wq)
 
@@ -35,6 +37,7 @@ def compare(arguments: list[str]) -> None:
             f"{len(names)} runs given; give two, as in wq compare fp32 int4-g128 (wq compare --help)"
         )
     limit = _limit(columns.pop("limit", "10"))
+    margin = parse_margin(columns.pop("margin", None))
     uri, experiment = columns.pop("tracking_uri", ""), columns.pop("experiment_name", "wq")
 
     from wq.study.compare.comparison import difference
@@ -43,7 +46,7 @@ def compare(arguments: list[str]) -> None:
     from wq.study.store.tracking import Store, default_uri
 
     first, second = find_points(names, Store(uri or default_uri(), experiment), columns)
-    print(format_difference(difference(first, second), limit))
+    print(format_difference(difference(first, second), limit, margin))
 
 
 def _limit(text: str) -> int | None:

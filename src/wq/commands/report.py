@@ -12,6 +12,7 @@ results.tex, pareto.png and pareto.svg.
   wq report format=int4,nvfp4        the same for several values; any column of the results will do
   wq report roles=[decoder,conv]     lists as on the command line of a job
   wq report filter="metrics.wer < 0.2 and params.format = 'int4'"   a filter in MLflow's syntax
+  wq report margin=0.01              how much worse than its reference a point to recommend may be (0.005)
   wq report out=DIR                  where the files go (outputs/report)
   wq report tracking_uri=URI         which store ($MLFLOW_TRACKING_URI, or else sqlite:///mlflow.db)
   wq report experiment_name=NAME     which MLflow experiments (wq); several with commas between them"""
@@ -26,6 +27,7 @@ def build(arguments: list[str]) -> None:
     from wq.study.compare.selection import of_stores
     from wq.study.report.report import format_table, write_report
     from wq.study.resources.points import directory_for
+    from wq.study.score.noninferiority import parse_margin
     from wq.study.store.tracking import Store, default_uri
 
     settings = dict(_split(text) for text in arguments)
@@ -33,7 +35,9 @@ def build(arguments: list[str]) -> None:
     uri = settings.pop("tracking_uri", None) or default_uri()
     experiments = settings.pop("experiment_name", "wq")
     query = settings.pop("filter", "")
-    selection = of_stores([Store(uri, name) for name in experiments.split(",")], query, settings)
+    margin = parse_margin(settings.pop("margin", None))
+    stores = [Store(uri, name) for name in experiments.split(",")]
+    selection = of_stores(stores, query, settings, margin)
     without = selection.unfinished
     if len(without) == len(selection.rows):
         others = f" ({_counted(without)})" if without else ""

@@ -140,12 +140,13 @@ def test_text_by_hand():
         "int4 was recorded with 50.00 % by normaliser None; both are scored here by 1+"
     )
     assert lines[4].startswith("B - A       +11.11 [")
-    assert lines[7] == "errors      substitutions 2 -> 1, deletions 2 -> 4, insertions 0 -> 1, of 18 words"
-    assert lines[8] == (
+    assert lines[5].startswith("verdict     undecided: B may be worse than A by ")
+    assert lines[8] == "errors      substitutions 2 -> 1, deletions 2 -> 4, insertions 0 -> 1, of 18 words"
+    assert lines[9] == (
         "utterances  5: 2 with more errors, 1 with fewer, 1 with as many but other words, "
         "1 with the same words (1 of them written otherwise)"
     )
-    assert lines[10:15] == [
+    assert lines[11:16] == [
         "u4: 1 -> 3 errors in 6 words",
         "  reference  play  some  music  in   the  kitchen",
         "  A          play  some  music  in   *a*  kitchen",

@@ -10,28 +10,33 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from wq.study.compare.standing import Errors, read_errors, standings
-from wq.study.score.pareto import front
+from wq.study.compare.standing import Errors, ranking, read_errors, standings
+from wq.study.score.noninferiority import MARGIN, Change, bounds, utterances_needed
+from wq.study.score.pareto import ON, Ranking, front
 from wq.study.score.statistics import holm
 
 Row = dict[str, Any]
 
 SCENE = ("model", "dataset", "split", "limit")  # tells scenes apart where rows name no reference
 TOLD_APART = ("max_new_tokens", "long_audio", "seed", "resamples")  # and the reference, where these are alike
+BROKEN_FROM = 0.9  # WER: with a tenth of the words right at most, where an empty transcript would have 1
 BEYOND_LINEAR = ("conv", "embedding", "*")  # roles with any of these in them are not of linear layers alone
 
 
 @dataclass(frozen=True)
 class Scene:
-    """The finished points of one model on one test set, by size: they share a front and a reference.
+    """The finished points of one model on one test set, by size, those that are broken last: they share a
+    front and a reference.
 
     `note` is what tells it from another scene of the same names, `transcripts` where the points' utterances
-    are, by fingerprint.
+    are, by fingerprint, `margin` by how much WER a point may be worse than the reference and still be
+    recommended.
     """
 
     rows: list[Row]
     note: str = ""
     transcripts: Mapping[str, Path] = field(default_factory=dict)
+    margin: float = MARGIN
 
     @property
     def name(self) -> str:
@@ -58,22 +63,91 @@ class Scene:
     @cached_property
     def on_front(self) -> list[bool]:
         """By the estimates alone."""
-        return front([(number(row, self.size_column), number(row, "wer")) for row in self.rows])
+        return self.on_front_by(self.size_column)
+
+    def on_front_by(self, column: str) -> list[bool]:
+        """The same for another measure of size."""
+        return front(
+            [(None if is_broken(row) else number(row, column), number(row, "wer")) for row in self.rows]
+        )
 
     @cached_property
     def errors(self) -> Errors | None:
         return read_errors(self.rows, self.transcripts)
 
     @cached_property
+    def broken(self) -> list[bool]:
+        return [is_broken(row) for row in self.rows]
+
+    @cached_property
     def standing(self) -> list[str]:
-        """on, off, undecided or unknown: the front with its uncertainty."""
+        """on, equivalent, undecided, off, broken or unknown: the front with its uncertainty."""
         return self.standing_by(self.size_column)
 
     def standing_by(self, column: str) -> list[str]:
         """The same for another measure of size."""
         sizes = [number(row, column) for row in self.rows]
+        reference = next((n for n, row in enumerate(self.rows) if row is self.reference), None)
+        good = [n == reference or self._is_not_inferior(n) for n in range(len(self.rows))]
+        return standings(sizes, self._ranking, good, self.broken, reference)
+
+    def _is_not_inferior(self, n: int) -> bool:
+        most = self.at_most[n]
+        return most is not None and most <= self.margin
+
+    @cached_property
+    def _ranking(self) -> Ranking:
         first = self.reference or self.rows[0]
-        return standings(sizes, self.errors, resamples=first.get("resamples"), seed=first.get("seed"))
+        return ranking(self.errors, self.broken, resamples=first.get("resamples"), seed=first.get("seed"))
+
+    @cached_property
+    def at_most(self) -> list[float | None]:
+        """By how much each point is worse than the reference at most, as a fraction: bounds that hold for all
+        points together (see `noninferiority.bounds`). None where nobody knows, and for what is broken."""
+        found = dict(zip(self._changes, bounds(list(self._changes.values()), self.margin), strict=True))
+        return [found.get(n) for n in range(len(self.rows))]
+
+    @cached_property
+    def _changes(self) -> dict[int, Change]:
+        """Of the points that may be recommended, by row; from the most bytes to the fewest, by nothing else
+        that was measured."""
+        order = sorted(
+            (n for n, row in enumerate(self.rows) if not self.broken[n] and not row.get("is_reference")),
+            key=lambda n: (-(number(self.rows[n], self.size_column) or math.inf), name(self.rows[n])),
+        )
+        changes = ((n, self._change(self.rows[n])) for n in order)
+        return {n: change for n, change in changes if change is not None}
+
+    def _change(self, row: Row) -> Change | None:
+        delta, low, high = (number(row, f"wer_delta{end}") for end in ("", "_ci_low", "_ci_high"))
+        if delta is None or low is None or high is None:
+            return None
+        words = None if self.errors is None else self.errors.words
+        return Change(
+            *(delta, low, high),
+            number(row, "utterances") or (math.inf if words is None else len(words)),
+            number(row, "reference_words") or (math.inf if words is None else int(words.sum())),
+        )
+
+    @cached_property
+    def recommended(self) -> Row | None:
+        """The smallest point that is not inferior to the reference, and than which none of no more bytes is
+        better; None where none is shown to be."""
+        found = (
+            row for n, row in enumerate(self.rows) if self.standing[n] == ON and self._is_not_inferior(n)
+        )
+        return next(found, None)
+
+    @property
+    def utterances_needed(self) -> float | None:
+        """About how many utterances it takes to recommend any (see `noninferiority.utterances_needed`):
+        infinite where all seem worse by the margin; None where no point's change is known."""
+        needed = (
+            utterances_needed(change, most, self.margin)
+            for n, change in self._changes.items()
+            if (most := self.at_most[n]) is not None
+        )
+        return min(needed, default=None)
 
     @cached_property
     def corrected_p(self) -> list[float | None]:
@@ -95,23 +169,21 @@ class Scene:
     def reference(self) -> Row | None:
         return next((row for row in self.rows if row.get("is_reference")), None)
 
-    @property
-    def smallest_without_loss(self) -> Row | None:
-        """The smallest point whose interval of the difference from the reference is not wholly above zero."""
-        lows = ((number(row, "wer_delta_ci_low"), row) for row in self.rows if not row.get("is_reference"))
-        return next((row for low, row in lows if low is not None and low <= 0), None)
 
-
-def scenes(rows: Iterable[Row], transcripts: Mapping[str, Path] | None = None) -> list[Scene]:
+def scenes(
+    rows: Iterable[Row], transcripts: Mapping[str, Path] | None = None, margin: float = MARGIN
+) -> list[Scene]:
     """The finished rows, grouped by the reference they are compared with, in order of appearance.
 
-    transcripts: where the utterances of a point are, by its fingerprint.
+    transcripts: where the utterances of a point are, by its fingerprint; margin: see `Scene`.
     """
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
         if is_finished(row):
             groups.setdefault(_identity(row), []).append(row)
-    found = [Scene(_by_size(group), transcripts=transcripts or {}) for group in groups.values()]
+    found = [
+        Scene(_by_size(group), transcripts=transcripts or {}, margin=margin) for group in groups.values()
+    ]
     return _told_apart(_told_apart(found, _settings), _reference)
 
 
@@ -162,6 +234,12 @@ def is_finished(row: Row) -> bool:
     return row.get("status", "finished") == "finished"
 
 
+def is_broken(row: Row) -> bool:
+    """Whether it has hardly a word right: where loops end at the cap on tokens, rates measure the cap."""
+    wer = number(row, "wer")
+    return wer is not None and wer >= BROKEN_FROM
+
+
 def unfinished(rows: Iterable[Row]) -> list[Row]:
     return [row for row in rows if not is_finished(row)]
 
@@ -177,9 +255,9 @@ def size_column(rows: Iterable[Row]) -> str:
 def _by_size(rows: list[Row]) -> list[Row]:
     columns = (size_column(rows), "wer")
 
-    def key(row: Row) -> tuple[float, float, str]:
+    def key(row: Row) -> tuple[bool, float, float, str]:
         size, wer = (math.inf if (n := number(row, column)) is None else n for column in columns)
-        return size, wer, name(row)
+        return is_broken(row), size, wer, name(row)
 
     return sorted(rows, key=key)
 

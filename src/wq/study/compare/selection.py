@@ -12,6 +12,7 @@ from typing import Any
 
 from wq.console import did_you_mean
 from wq.study.compare.scenes import Scene, is_finished, reference_of, scenes, unfinished
+from wq.study.score.noninferiority import MARGIN
 from wq.study.store import results
 from wq.study.store.results import RESULT, TRANSCRIPTS, Row
 from wq.study.store.tracking import FAILURE, FINGERPRINT, HOST, NAME, Store, is_dead
@@ -21,35 +22,40 @@ READERS = 16  # threads: a server's answers are waited for together
 
 @dataclass(frozen=True)
 class Selection:
-    """The rows of a report, and the `transcripts.jsonl` of those fingerprints that have one."""
+    """The rows of a report, and the `transcripts.jsonl` of those fingerprints that have one; and by how much
+    WER a recommended point may be worse than its reference."""
 
     rows: list[Row]
     transcripts: dict[str, Path] = field(default_factory=dict)
+    margin: float = MARGIN
 
     @cached_property
     def scenes(self) -> list[Scene]:
         """The finished points, grouped with those that they may be compared with."""
-        return scenes(self.rows, self.transcripts)
+        return scenes(self.rows, self.transcripts, self.margin)
 
     @property
     def unfinished(self) -> list[Row]:
         return unfinished(self.rows)
 
 
-def of_sweep(directory: Path) -> Selection:
+def of_sweep(directory: Path, margin: float = MARGIN) -> Selection:
     """The points of a grid and their references, from its jobs' directories."""
     if not directory.is_dir():
-        return Selection([])
+        return Selection([], margin=margin)
     transcripts: dict[str, Path] = {}
     for result in sorted(directory.glob(f"[0-9]*/**/{RESULT}")):
         beside = result.with_name(TRANSCRIPTS)
         if beside.exists():
             transcripts[results.read_row(result)["fingerprint"]] = beside
-    return Selection(results.collect(directory), transcripts)
+    return Selection(results.collect(directory), transcripts, margin)
 
 
 def of_stores(
-    stores: Iterable[Store], query: str = "", columns: Mapping[str, str] | None = None
+    stores: Iterable[Store],
+    query: str = "",
+    columns: Mapping[str, str] | None = None,
+    margin: float = MARGIN,
 ) -> Selection:
     """The newest result of every point that a filter in MLflow's syntax and the values of `columns` (see
     `chosen`) let through, with the references that they are compared with; and the points that have none,
@@ -77,7 +83,7 @@ def of_stores(
     selected = chosen(kept, columns or {})
     if not selected:
         check_values(kept, columns or {})
-    return Selection(selected, transcripts)
+    return Selection(selected, transcripts, margin)
 
 
 def _take(store: Store, runs: list[Any], rows: dict[str, Row], transcripts: dict[str, Path]) -> int:

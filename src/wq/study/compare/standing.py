@@ -1,4 +1,4 @@
-"""Where the points of a scene stand: on the Pareto front, off it, or undecided, by their errors on every
+"""Where the points of a scene stand: on the Pareto front, off it, or neither, by their errors on every
 utterance."""
 
 import json
@@ -12,7 +12,7 @@ import numpy as np
 from wq.study.score import pareto
 from wq.study.store.results import Row
 
-UNKNOWN = "unknown"  # the standing of a point whose errors per utterance nobody knows
+BROKEN, UNKNOWN = "broken", "unknown"  # standings of a point that is, and of one without a size
 
 
 @dataclass(frozen=True)
@@ -71,22 +71,41 @@ def transcript_lines(row: Row, transcripts: Mapping[str, Path]) -> list[bytes]:
         return []
 
 
-def standings(
-    sizes: Sequence[float | None], errors: Errors | None, *, resamples: Any, seed: Any
-) -> list[str]:
-    """on, off, undecided (see `pareto.classify`) or unknown, for every row."""
-    result = [UNKNOWN] * len(sizes)
-    if errors is None:
-        return result
-    known = {n: size for n in errors.of if (size := sizes[n]) is not None}
-    if known:
-        found = pareto.classify(
-            list(known.values()),
+def ranking(errors: Errors | None, broken: Sequence[bool], *, resamples: Any, seed: Any) -> pareto.Ranking:
+    """Which rows are better than which (see `pareto.rank`). Those that are broken, and those of which nobody
+    knows the errors per utterance, are better than none, and the same as none but themselves."""
+    better, same = np.zeros((len(broken), len(broken)), bool), np.eye(len(broken), dtype=bool)
+    known = [n for n in errors.of if not broken[n]] if errors else []
+    if errors and known:
+        found = pareto.rank(
             np.stack([errors.of[n] for n in known]),
             errors.words,
             resamples=resamples if isinstance(resamples, int) else 10_000,
             seed=seed if isinstance(seed, int) else 0,
         )
-        for n, standing in zip(known, found, strict=True):
-            result[n] = standing
+        here = np.ix_(known, known)
+        better[here], same[here] = found.better, found.same
+    return pareto.Ranking(better, same)
+
+
+def standings(
+    sizes: Sequence[float | None],
+    ranked: pareto.Ranking,
+    good: Sequence[bool],
+    broken: Sequence[bool],
+    reference: int | None,
+) -> list[str]:
+    """on, equivalent, undecided or off (see `pareto.standings`), broken or unknown, for every row. Those that
+    are broken contend with none."""
+    result = [BROKEN if each else UNKNOWN for each in broken]
+    known = {n: size for n, size in enumerate(sizes) if size is not None and not broken[n]}
+    rows, here = list(known), np.ix_(list(known), list(known))
+    found = pareto.standings(
+        list(known.values()),
+        pareto.Ranking(ranked.better[here], ranked.same[here]),
+        [good[n] for n in rows],
+        rows.index(reference) if reference in known else None,
+    )
+    for n, standing in zip(rows, found, strict=True):
+        result[n] = standing
     return result

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from wq.study.report.report import Report
     from wq.study.store.tracking import Store
 
-HOW = ("chunk=", "detach=")  # settings that say how a grid is run, not which
+HOW = ("chunk=", "detach=", "margin=")  # settings that say how a grid is run or read, not which
 
 
 class UnfinishedError(RuntimeError):
@@ -36,6 +36,7 @@ class Sweep:
     parent_run: str | None  # None where the store cannot be reached
     store: "Store"
     expected: "Bands"
+    margin: float
 
 
 class Grid(Callback):
@@ -52,7 +53,9 @@ class Grid(Callback):
         from wq.study.store.results import forget
         from wq.study.store.tracking import PARENT_VARIABLE
 
-        sweep = Sweep(Path(config.hydra.sweep.dir), None, open_store(config), config.expect_wer)
+        sweep = Sweep(
+            Path(config.hydra.sweep.dir), None, open_store(config), config.expect_wer, config.margin
+        )
         sweep.store.check()
         os.environ.pop(PARENT_VARIABLE, None)
         with sweep.store.connection.optional():
@@ -127,7 +130,8 @@ def finish_detached(directory: Path, config: DictConfig) -> None:
     with FileLock(directory / ".finish.lock"):
         if is_over(directory):
             parent = os.environ.get(PARENT_VARIABLE)
-            finish(Sweep(directory, parent, open_store(config), config.expect_wer), "FINISHED")
+            ended = Sweep(directory, parent, open_store(config), config.expect_wer, config.margin)
+            finish(ended, "FINISHED")
 
 
 def finish(sweep: Sweep, status: str) -> None:
@@ -137,7 +141,7 @@ def finish(sweep: Sweep, status: str) -> None:
     from wq.study.grid import progress
     from wq.study.report.report import format_table, write_report
 
-    selection = of_sweep(sweep.directory)
+    selection = of_sweep(sweep.directory, sweep.margin)
     rows = selection.rows
     points = progress.look(sweep.directory) if (sweep.directory / progress.PLAN).exists() else []
     unfinished = any(point.state != "done" for point in points)

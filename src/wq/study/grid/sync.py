@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 from wq.console import report_errors
 from wq.study.grid import grid, progress
+from wq.study.score.noninferiority import MARGIN
 from wq.study.store import recording
 from wq.study.store.locks import exclusive
 from wq.study.store.recording import Record
@@ -120,7 +121,7 @@ def end_grid(store: Store, sweep: Path, has_new: bool) -> None:
     ended = store.client.get_run(parent).info.status
     status = "FINISHED" if states == {"done"} else "FAILED" if ended == "RUNNING" else ended
     if has_new or ended != status:
-        selection = of_sweep(sweep)
+        selection = of_sweep(sweep, OmegaConf.load(sweep / "multirun.yaml").get("margin", MARGIN))
         has_results = len(selection.rows) > len(selection.unfinished)
         written = write_report(selection, sweep, "wq grid") if has_results else None
         grid.close(store, parent, written, status)

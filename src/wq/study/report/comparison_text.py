@@ -5,17 +5,19 @@ from collections.abc import Iterator, Sequence
 
 from wq.study.compare.comparison import Change, Difference
 from wq.study.compare.scenes import decimal, percent
-from wq.study.score import wer
+from wq.study.report.report_text import points_of_wer
+from wq.study.score import noninferiority, wer
 from wq.study.score.mapsswe import Alignment
+from wq.study.score.noninferiority import MARGIN
 
 WIDTH = 110  # columns of the terminal
 NAMES = ("reference", "A", "B")
 
 
-def format_difference(found: Difference, limit: int | None) -> str:
+def format_difference(found: Difference, limit: int | None, margin: float = MARGIN) -> str:
     """The comparison for people, with at most `limit` utterances in full."""
     shown = found.changes[:limit]
-    lines = [*_runs(found), *_notes(found), "", *_facts(found)]
+    lines = [*_runs(found), *_notes(found), "", *_facts(found, margin)]
     for change in shown:
         lines += ["", *_utterance(change)]
     if len(shown) < len(found.changes):
@@ -41,7 +43,7 @@ def _runs(found: Difference) -> list[str]:
     return ["  ".join(cell.ljust(width) for cell, width in zip(run, widths, strict=True)) for run in cells]
 
 
-def _facts(found: Difference) -> list[str]:
+def _facts(found: Difference, margin: float) -> list[str]:
     comparison, matched = found.comparison, found.matched
     delta, low, high = (
         percent(value, signed=True) for value in (comparison.delta, comparison.low, comparison.high)
@@ -51,6 +53,7 @@ def _facts(found: Difference) -> list[str]:
     errors = (f"{kind} {getattr(before, kind):,} -> {getattr(after, kind):,}" for kind in kinds)
     facts = {
         "B - A": f"{delta} [{low}, {high}]",
+        "verdict": verdict(found, margin),
         "bootstrap": f"p {probability(comparison.p)}, {found.resamples:,} resamples, seed {found.seed}",
         "MAPSSWE": f"p {probability(matched.p)}, z {decimal(matched.z, 2, signed=True)} over "
         f"{matched.segments:,} segments",
@@ -88,6 +91,21 @@ def _counts(found: Difference) -> str:
     ]
     spelt = f" ({same - unchanged:,} of them written otherwise)" if same > unchanged else ""
     return f"{total:,}: {', '.join(parts)}{spelt}"
+
+
+def verdict(found: Difference, margin: float) -> str:
+    """What may be said of the second: not inferior, worse, or undecided and how much worse at most."""
+    compared, total = found.comparison, found.scores[0]
+    change = noninferiority.Change(
+        compared.delta, compared.low, compared.high, total.utterances, total.reference_words
+    )
+    (most,) = noninferiority.bounds([change], margin)
+    told = f"the margin of {points_of_wer(margin)}"
+    if most <= margin:
+        return f"B is not inferior to A: at most {percent(most, signed=True)}, within {told}"
+    if compared.low > 0:
+        return f"B is worse than A, by {percent(most)} at most"
+    return f"undecided: B may be worse than A by {percent(most)} at most, beyond {told}"
 
 
 def probability(p: float) -> str:

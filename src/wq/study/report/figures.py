@@ -26,9 +26,10 @@ SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross"
 
 LINEAR_SIZE, MODEL_SIZE = "Linear layers with their scales, MB", "Whole model, MB"  # what x may be
 LINES = (
-    "Steps: Pareto front of the estimates. Dashes: reference. Bars: 95 % confidence intervals. "
-    "Hollow: undecided. Faint: off the front."
+    "Filled: on the front. Half filled: not inferior, but larger. Hollow: undecided. Faint: off or broken.",
+    "Ring: recommended. Steps: front of the estimates. Dashes: reference. Bars: 95 % confidence intervals.",
 )
+HALF = 0.45  # how much of its colour fills a point that is half filled
 
 # Not a format, which a symlog scale would round to one digit
 TICK = "format(datum.value, '.4~r')"
@@ -62,10 +63,11 @@ class Mark:
     standing: str
     is_cast: bool
     is_reference: bool
+    is_recommended: bool
 
     @property
     def is_faint(self) -> bool:
-        return self.standing == "off" or (self.standing == "unknown" and not self.on_front)
+        return self.standing in ("off", "broken")
 
 
 @dataclass(frozen=True)
@@ -200,17 +202,23 @@ def pareto_panel(
         chart("intervals", bars)
         .mark_rule(strokeWidth=1.4)
         .encode(x=x, y=alt.Y("low:Q", scale=y_scale), y2="high:Q", color=colour, opacity=opacity),
-        chart("points", [_datum(mark) for mark in marks if mark.standing != "undecided"])
+        chart("points", [_datum(mark) for mark in marks if mark.standing in ("on", "off")])
         .mark_point(filled=True, size=90, strokeWidth=1)
         .encode(x=x, y=y, color=colour, shape=shape, opacity=opacity),
-        chart("undecided", [_datum(mark) for mark in marks if mark.standing == "undecided"])
+        chart("hollow", [_datum(mark) for mark in marks if mark.standing not in ("on", "off")])
         .mark_point(fill="white", size=80, strokeWidth=1.6)
+        .encode(x=x, y=y, color=colour, shape=shape, opacity=opacity),
+        chart("equivalent", [_datum(mark) for mark in marks if mark.standing == "equivalent"])
+        .mark_point(filled=True, size=80, opacity=HALF)
         .encode(x=x, y=y, color=colour, shape=shape),
+        chart("recommended", [_datum(mark) for mark in marks if mark.is_recommended])
+        .mark_point(shape="circle", size=330, strokeWidth=1.6, color=INK)
+        .encode(x=x, y=y),
         chart("labels", _labels(marks, sizes, rates))
         .mark_text(align="left", baseline="middle", color=INK)
         .encode(x=alt.X("left:Q", scale=None), y=alt.Y("middle:Q", scale=None), text="text:N"),
     ]
-    heading = alt.TitleParams(title, subtitle=LINES) if title else alt.Undefined
+    heading = alt.TitleParams(title, subtitle=list(LINES)) if title else alt.Undefined
     return alt.LayerChart(layer=layers, width=WIDTH, height=HEIGHT, title=heading)
 
 
@@ -227,9 +235,10 @@ def _steps(marks: Sequence[Mark], right: float) -> list[dict[str, float]]:
 
 
 def _labels(marks: Sequence[Mark], sizes: Axis, rates: Axis) -> list[dict[str, Any]]:
-    """The names of the points on the front and of the reference, where there is room for them."""
+    """The names of the points on the front of the estimates, of the reference and of what is recommended,
+    where there is room for them."""
     spots = [(WIDTH * sizes.place(mark.size), HEIGHT * (1 - rates.place(mark.wer))) for mark in marks]
-    named = [n for n, mark in enumerate(marks) if mark.on_front or mark.is_reference]
+    named = [n for n, mark in enumerate(marks) if mark.on_front or mark.is_reference or mark.is_recommended]
     places = place_labels([(*spots[n], marks[n].name) for n in named], spots)
     return [
         {"left": place[0], "middle": place[1], "text": marks[n].name}

@@ -7,9 +7,20 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from wq.study.compare.scenes import Row, Scene, distinct, megabytes, name, number, percent, problem
+from wq.study.compare.scenes import (
+    BROKEN_FROM,
+    Row,
+    Scene,
+    distinct,
+    megabytes,
+    name,
+    number,
+    percent,
+    problem,
+)
 from wq.study.compare.selection import Selection
 from wq.study.report.page_data import page_data, together
+from wq.study.report.report_text import points_of_wer, recommendation
 
 TEMPLATES = Path(__file__).parent / "templates"
 SCRIPTS = ("write", "scale", "chart", "table", "details", "multiples", "report")  # in the order they need
@@ -46,6 +57,8 @@ def render(title: str, selection: Selection) -> str:
         scenes="\n".join(map(_scene, range(len(scenes)), scenes)),
         failures=_failures(failures),
         counts="; ".join(escape(f"{scene.name}: {_counts(scene)}") for scene in scenes) or "unknown",
+        margin=points_of_wer(selection.margin),
+        broken=f"{100 * BROKEN_FROM:.0f}",
         versions=escape(_versions(finished)) or "unknown",
         style=_template("report.css").template,
         script="\n".join(_template(f"{script}.js").template for script in SCRIPTS),
@@ -73,18 +86,20 @@ def _together(n: int, test_set: str, count: int) -> str:
 
 
 def _facts(scene: Scene) -> str:
-    facts = {
-        "Reference": scene.reference,
-        "Smallest without a significant loss": scene.smallest_without_loss,
-        "Smallest of all": None if scene.smallest_without_loss is scene.rows[0] else scene.rows[0],
-    }
+    """The cards above a scene's chart."""
     unit = "model MB" if scene.is_whole_model else "MB"
-    return "".join(
-        f"<div><dt>{title}</dt><dd><b>{escape(name(row))}</b>{percent(number(row, 'wer'))} % WER, "
-        f"{megabytes(number(row, scene.size_column))} {unit}</dd></div>"
-        for title, row in facts.items()
-        if row is not None
-    )
+
+    def described(row: Row) -> str:
+        size = megabytes(number(row, scene.size_column))
+        return f"<b>{escape(name(row))}</b>{percent(number(row, 'wer'))} % WER, {size} {unit}"
+
+    facts = {"Reference": described(scene.reference)} if scene.reference else {}
+    if (found := recommendation(scene)) is not None:
+        title = f"Smallest that is not inferior, by a margin of {points_of_wer(scene.margin)}"
+        facts[title] = described(scene.recommended) if scene.recommended else escape(found)
+    if scene.rows[0] is not scene.recommended:
+        facts["Smallest of all"] = described(scene.rows[0])
+    return "".join(f"<div><dt>{title}</dt><dd>{text}</dd></div>" for title, text in facts.items())
 
 
 def _failures(rows: Sequence[Row]) -> str:

@@ -15,6 +15,13 @@ from wq.study.store.results import Row
 # What a point's size may be on the page; its standing may differ between them.
 SIZES = ("linear_bytes", "model_bytes", "bits_per_weight", "memory_bytes", "moved_bytes")
 
+COMPUTED = (
+    "on_front",
+    "wer_delta_p_holm",
+    "wer_delta_at_most",
+    "is_recommended",
+)  # from all points of a scene
+
 WORST = 5  # utterances shown of every point
 LONGEST = 300  # words of an utterance, and characters of a word, that are shown
 
@@ -62,10 +69,16 @@ def _scene(scene: Scene, texts: "Texts") -> dict[str, Any]:
         column for column in columns if not any(isinstance(row.get(column), list) for row in scene.rows)
     ]
     computed = [
-        row | {"on_front": scene.on_front[n], "wer_delta_p_holm": scene.corrected_p[n]}
+        row
+        | {
+            "on_front": scene.on_front[n],
+            "wer_delta_p_holm": scene.corrected_p[n],
+            "wer_delta_at_most": scene.at_most[n],
+            "is_recommended": row is scene.recommended,
+        }
         for n, row in enumerate(scene.rows)
     ]
-    columns += [column for column in ("on_front", "wer_delta_p_holm") if column not in columns]
+    columns += [column for column in COMPUTED if column not in columns]
     shared = {
         column: computed[0].get(column)
         for column in columns

@@ -23,7 +23,7 @@ from wq.study.compare.scenes import (
     size_column,
 )
 from wq.study.compare.selection import Selection
-from wq.study.report.report_text import cells, format_csv, format_markdown, format_tex, header, legend, mark
+from wq.study.report.report_text import cells, format_csv, format_markdown, format_tex, header, mark, notes
 from wq.study.store.results import write_whole
 
 if TYPE_CHECKING:
@@ -117,14 +117,15 @@ def scene_marks(scene: Scene) -> "list[Mark]":
             standing=scene.standing[n],
             is_cast=row.get("granularity") == "none",
             is_reference=row is scene.reference,
+            is_recommended=row is scene.recommended,
         )
         for n, row in ((n, scene.rows[n]) for n in scene.drawn)
     ]
 
 
 def format_table(selection: Selection) -> str:
-    """All points for the terminal, at most 110 columns wide: the smallest first, the front marked with *, and
-    those without a result at the end with the reason."""
+    """All points for the terminal, at most 110 columns wide: the smallest first, those that are broken last,
+    each with its mark; what may be recommended; and those without a result at the end with the reason."""
     blocks = [_scene_table(scene) for scene in selection.scenes]
     failures = selection.unfinished
     if failures:
@@ -169,7 +170,8 @@ def _scene_table(scene: Scene) -> str:
         "  ".join(_fit(cell, width) if n == 1 else cell.rjust(width) for n, (cell, width) in enumerate(line))
         for line in (zip(line, widths, strict=True) for line in lines)
     )
-    return f"{_plain(shortened(scene.name, WIDTH))}\n{table}\n{legend(scene)}"
+    below = (textwrap.fill(_plain(note), WIDTH, subsequent_indent="  ") for note in notes(scene))
+    return "\n".join((_plain(shortened(scene.name, WIDTH)), table, *below))
 
 
 def format_line(row: Row) -> str:

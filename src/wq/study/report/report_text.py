@@ -2,42 +2,54 @@
 
 import csv
 import io
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
 
-from wq.study.compare.scenes import Row, Scene, decimal, interval, megabytes, name, number, percent, problem
+from wq.study.compare.scenes import (
+    BROKEN_FROM,
+    Row,
+    Scene,
+    decimal,
+    interval,
+    is_broken,
+    megabytes,
+    name,
+    number,
+    percent,
+    problem,
+)
 from wq.study.compare.selection import Selection
-from wq.study.compare.standing import UNKNOWN
 
 # results.csv begins with these; the other columns follow in the order in which the rows have them.
 COLUMNS = (
     "point", "status", "front", "on_front", "is_reference",
     "model", "dataset", "split", "format", "granularity", "group",
     "wer", "wer_ci_low", "wer_ci_high", "wer_delta", "wer_delta_ci_low", "wer_delta_ci_high", "wer_delta_p",
-    "wer_delta_p_holm",
+    "wer_delta_p_holm", "wer_delta_at_most",
     "unchanged", "no_worse", "substitutions", "deletions", "insertions", "reference_words", "utterances",
     "cer", "linear_bytes", "model_bytes", "bits_per_weight", "compression_ratio", "peak_memory_bytes", "rtfx",
 )  # fmt: skip
 
 HEADER = ("point", "WER %", "95 % interval", "change", "95 % interval", "MB", "bits/weight")
-MARKS = {"on": "*", "undecided": "?", "off": ""}
-LEGEND = "* on the Pareto front, ? undecided: whether another point is significantly better at no more bytes"
-ESTIMATED = "* on the Pareto front by the estimates alone: points with a lower WER are larger"
+MARKS = {"on": "*", "equivalent": "=", "undecided": "?", "off": "", "broken": "!", "unknown": ""}
 
 
 def format_csv(selection: Selection) -> str:
     """All columns of all rows, finished or not: rates as fractions, sizes in bytes, nothing where missing,
     and no lists.
 
-    front is on, off, undecided or unknown; on_front is by the estimates alone. A text that a spreadsheet
-    would take for a formula has an apostrophe before it.
+    front is on, equivalent, undecided, off, broken or unknown; on_front is by the estimates alone;
+    wer_delta_at_most is how much worse than the reference a point is at most, all of them taken together. A
+    text that a spreadsheet would take for a formula has an apostrophe before it.
     """
     computed = {
         id(row): {
             "front": scene.standing[n],
             "on_front": scene.on_front[n],
             "wer_delta_p_holm": scene.corrected_p[n],
+            "wer_delta_at_most": scene.at_most[n],
         }
         for scene in selection.scenes
         for n, row in enumerate(scene.rows)
@@ -61,14 +73,64 @@ def _inert(value: Any) -> Any:
 
 
 def mark(scene: Scene, n: int) -> str:
-    """* for a point on the front, ? for one that may be; where nobody knows how sure that is, * for those
-    that the estimates put there."""
-    standing = scene.standing[n]
-    return MARKS["on" if scene.on_front[n] else "off"] if standing == UNKNOWN else MARKS[standing]
+    """What the test set says of a point, in one character: see `legend`."""
+    return MARKS[scene.standing[n]]
 
 
 def legend(scene: Scene) -> str:
-    return ESTIMATED if UNKNOWN in scene.standing else LEGEND
+    """What the marks of a scene mean."""
+    meanings = {
+        "on": "* on the front: the smallest not inferior, or better than every other of no more bytes",
+        "equivalent": "= not inferior either, with more bytes",
+        "undecided": "? undecided",
+        "off": "no mark: worse than one of no more bytes, or than the reference",
+        "broken": f"! broken: {100 * BROKEN_FROM:.0f} errors or more for 100 words{_loops(scene)}",
+    }
+    return "; ".join(meaning for standing, meaning in meanings.items() if standing in scene.standing)
+
+
+def _loops(scene: Scene) -> str:
+    """How many transcripts of the broken points are endless repetition, where that is known."""
+    counts = [
+        (number(row, "repetition_loops"), number(row, "utterances")) for row in scene.rows if is_broken(row)
+    ]
+    known = [(loops, total) for loops, total in counts if loops is not None and total]
+    if not known:
+        return ""
+    share = sum(loops for loops, _ in known) / sum(total for _, total in known)
+    return f", {share:.0%} of the transcripts end in a loop"
+
+
+def points_of_wer(fraction: float) -> str:
+    """A margin for people: 0.005 is 0.50 points of WER."""
+    return f"{percent(fraction)} points of WER"
+
+
+def recommendation(scene: Scene) -> str | None:
+    """The smallest point that is not inferior to the reference by more than the margin, or why none is named;
+    None where there is nothing to choose from."""
+    needed = scene.utterances_needed
+    if scene.recommended is not None:
+        return name(scene.recommended)
+    if needed is None:
+        return None
+    if math.isinf(needed):
+        return "none, and more of this speech would hardly show one"
+    unit = 10 ** max(0, len(str(math.ceil(needed))) - 2)  # two digits are more than enough
+    about = math.ceil(needed / unit) * unit
+    return f"not enough speech to say: about {about:,} utterances would be needed"
+
+
+def advice(scene: Scene) -> str:
+    """The recommendation as a line; empty where there is none to give."""
+    found = recommendation(scene)
+    told = f"smallest not inferior to the reference, at most {points_of_wer(scene.margin)} worse: {found}"
+    return told if found else ""
+
+
+def notes(scene: Scene) -> list[str]:
+    """What stands below a scene's table."""
+    return [note for note in (legend(scene), advice(scene)) if note]
 
 
 def header(scene: Scene) -> tuple[str, ...]:
@@ -96,7 +158,7 @@ def format_markdown(selection: Selection, title: str) -> str:
         lines = [("", *header(scene)), ("---", "---", *("---:" for _ in HEADER[1:]))]
         lines += [(mark(scene, n), *cells(scene, row)) for n, row in enumerate(scene.rows)]
         table = [lines[0], lines[1], *(tuple(map(_markdown, line)) for line in lines[2:])]
-        blocks += [f"## {_markdown(scene.name)}", _rows(table), _markdown(legend(scene))]
+        blocks += [f"## {_markdown(scene.name)}", _rows(table), *map(_markdown, notes(scene))]
     if selection.unfinished:
         lines = [(_markdown(name(row)), _markdown(problem(row))) for row in selection.unfinished]
         blocks += ["## Without a result", _rows([("point", "why"), ("---", "---"), *lines])]
@@ -145,7 +207,7 @@ def _tabular(scene: Scene) -> str:
             *body,
             "\\bottomrule",
             "\\end{tabular}",
-            f"% {_comment(legend(scene))}",
+            *(f"% {_comment(note)}" for note in notes(scene)),
             "",
         )
     )

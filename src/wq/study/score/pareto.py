@@ -1,4 +1,4 @@
-"""The Pareto front: which points no other point beats, and how sure that is."""
+"""The Pareto front: which points no other point beats, and what a test set can say of that."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
 
-ON, OFF, UNDECIDED = "on", "off", "undecided"
+ON, EQUIVALENT, UNDECIDED, OFF = "on", "equivalent", "undecided", "off"
 
 
 def front(points: Sequence[tuple[float | None, float | None]]) -> list[bool]:
@@ -40,36 +40,6 @@ def front(points: Sequence[tuple[float | None, float | None]]) -> list[bool]:
     return on
 
 
-def classify(
-    sizes: Sequence[float],
-    errors: "np.ndarray",
-    words: "np.ndarray",
-    *,
-    resamples: int,
-    seed: int,
-    level: float = 0.05,
-) -> list[str]:
-    """Where each point stands, given that its error rate is known from this corpus only.
-
-    sizes: [points], exact; errors: integers [points, utterances]; words: integers [utterances]. A point has
-    as contenders all other points of no more bytes, and is
-
-    off        if any contender is significantly better,
-    on         if it is significantly better than every contender, so that none could replace it: the
-               smallest point has none, and is on whatever its errors,
-    undecided  otherwise.
-
-    "Significantly better" means one thing in both: see `rank`. So all the points called on or off are rightly
-    called so with a probability of at least 1 - level, as all of them are read together; the price is that
-    the more points there are, the more evidence each takes. Points of the same size that make the same errors
-    on every utterance are one point, and stand where it stands. A point that makes the errors of a smaller
-    one is undecided: that is no evidence that it has no lower rate.
-
-    Raises ValueError for a size that is not finite, and as `statistics.bootstrap_interval` does.
-    """
-    return standings(sizes, rank(errors, words, resamples=resamples, seed=seed, level=level))
-
-
 @dataclass(frozen=True)
 class Ranking:
     """What a corpus says of points, whatever their sizes; bool [points, points].
@@ -85,35 +55,55 @@ class Ranking:
 def rank(
     errors: "np.ndarray", words: "np.ndarray", *, resamples: int, seed: int, level: float = 0.05
 ) -> Ranking:
-    """Compare every point with every other: a lower rate by a paired bootstrap over the utterances
-    (`statistics.pairwise_p`), Holm-corrected over all pairs of points that do not make the same errors."""
+    """Compare every point with every other that does not make the same errors (`statistics.lower_rates`).
+
+    errors: integers [points, utterances]; words: integers [utterances]. An utterance counts with as many
+    errors as it has words, at most: else one endless loop would outweigh all that the others say.
+    """
     import numpy as np
 
-    from wq.study.score.statistics import holm, pairwise_p
+    from wq.study.score.statistics import lower_rates
 
-    errors = np.asarray(errors)
+    errors = np.minimum(np.asarray(errors), words)
     if not len(errors):
         return Ranking(np.zeros((0, 0), bool), np.zeros((0, 0), bool))
     distinct, place = np.unique(errors, axis=0, return_inverse=True)
     place = place.ravel()
-    pairs = np.triu_indices(len(distinct), 1)
-    significant = np.zeros((len(distinct), len(distinct)), bool)
-    significant[pairs] = holm(pairwise_p(distinct, words, resamples=resamples, seed=seed)[pairs]) <= level
-    total = distinct.sum(axis=1)
-    better = (significant | significant.T) & (total[:, None] < total)
+    better = lower_rates(distinct, words, resamples=resamples, seed=seed, level=level)
     return Ranking(better[place[:, None], place], place[:, None] == place)
 
 
-def standings(sizes: Sequence[float], ranking: Ranking) -> list[str]:
-    """on, off or undecided, as `classify` says, for one measure of size."""
+def standings(
+    sizes: Sequence[float], ranking: Ranking, good: Sequence[bool], reference: int | None = None
+) -> list[str]:
+    """Where each point stands, given that its error rate is known from this corpus only.
+
+    sizes: [points], exact; good: [points], which are not inferior to the reference by more than a margin, as
+    the reference itself; reference: which of them it is. A point has as contenders all other points of no
+    more bytes, but for those of its size that make its errors: they are one point. It is
+
+    on          if it is the smallest that is good and that no contender is better than; or if it is better
+                than every contender, of which there must be one: that nothing is smaller is no merit
+    equivalent  if it is good, and no contender is better, but a smaller one is on for being good
+    off         if a contender is better; or, if it is not good, the reference
+    undecided   otherwise: more speech would decide it
+
+    "Better" is significant, all of it together: see `rank`. A point that makes the errors of a smaller one is
+    no better, and no worse.
+
+    Raises ValueError for a size that is not finite.
+    """
     import numpy as np
 
-    size = np.asarray(sizes, float)
+    size, kept = np.asarray(sizes, float), np.asarray(good, bool)
     if not np.isfinite(size).all():
-        raise ValueError("a size is missing or not finite; classify the points whose size is known")
-    no_larger = size[:, None] <= size  # [i, j]: i has no more bytes than j
+        raise ValueError("a size is missing or not finite; give the standings of points whose size is known")
     one_point = ranking.same & (size[:, None] == size)
-    contends = no_larger & ~one_point
-    off = (contends & ranking.better).any(axis=0)
-    on = (ranking.better | ~contends.T).all(axis=1)
-    return np.where(on, ON, np.where(off, OFF, UNDECIDED)).tolist()
+    contends = (size[:, None] <= size) & ~one_point  # [i, j]: i with j
+    beaten = (contends & ranking.better).any(axis=0)
+    ahead = contends.any(axis=0) & (ranking.better | ~contends.T).all(axis=1)
+    kept = kept & ~beaten
+    on = ahead | (kept & (size == size[kept].min(initial=math.inf)))
+    lost = np.zeros_like(on) if reference is None else ranking.better[reference]
+    off = beaten | lost
+    return np.select([on, kept, off], [ON, EQUIVALENT, OFF], UNDECIDED).tolist()

@@ -344,6 +344,7 @@ class Config(TreatmentConfig):
     device: str = "auto"
     seed: int = 0
     resamples: int = 10_000
+    margin: float = 0.005
     rerun: bool = False
     drafting: bool = True
     reuse: bool = True
@@ -370,6 +371,7 @@ class Config(TreatmentConfig):
             raise ConfigurationError(
                 f"resamples={self.resamples} gives no 95 % interval; give at least {FEWEST_RESAMPLES}"
             )
+        _check_share("margin", self.margin, 0, 1)
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise ConfigurationError(
                 f"device={self.device} is unknown; choose auto, cpu, cuda, or cuda:N for one of several GPUs"

@@ -31,14 +31,13 @@ const sizesWith = (rows) => SIZES.filter(({ column }) => rows.some((row) => row[
 // The least error that each size affords.
 function frontOf(points) {
   const front = [];
-  for (const point of [...points].sort((a, b) => a.size - b.size || a.rate - b.rate))
+  for (const point of points.filter(({ standing }) => standing !== "broken").sort((a, b) => a.size - b.size || a.rate - b.rate))
     if (!front.length || point.rate < front[front.length - 1].rate) front.push(point);
   return front;
 }
 
-// As drawn: where nobody knows how sure the front is, by the estimates.
-const standingOf = ({ standing, onFront }) => (standing === "unknown" ? (onFront ? "on" : "off") : standing);
-const rank = (point) => ["off", "undecided", "on"].indexOf(standingOf(point));
+// What is drawn last is seen best.
+const rank = ({ standing }) => ["broken", "off", "unknown", "undecided", "equivalent", "on"].indexOf(standing);
 
 // A chart in `figure` of `groups` of rows, each with a front of its own. `view` says what is drawn:
 // { size, rate, isShown, look } where look(row) gives { colour, shape }.
@@ -70,7 +69,7 @@ class Chart {
         .map((row) => ({
           row, size: size.unit * row[size.column], rate: 100 * rate.read(row), ...this.view.look(row),
           low: isNumber(at(row, "low")) ? 100 * at(row, "low") : null, high: isNumber(at(row, "high")) ? 100 * at(row, "high") : null,
-          standing: rate.column === "cer" ? "unknown" : row.standings[size.column] || "unknown",
+          standing: rate.column === "cer" && row.front !== "broken" ? "unknown" : row.standings[size.column] || "unknown",
         }));
       this.fronts.push({ name, points: frontOf(points) });
       return points;
@@ -107,6 +106,7 @@ class Chart {
         ? [drawn("line", { x1: MARGIN.left, x2: width - MARGIN.right, y1: reference.top, y2: reference.top })] : [])),
       drawn("g", { class: "fronts" }, ...this.fronts.map(({ points }) => this.steps(points))),
       drawn("g", { class: "intervals" }, ...shown.filter((point) => shown.length <= MANY || point.onFront).map((point) => this.bar(point))),
+      drawn("g", { class: "recommended" }, ...shown.filter(({ row }) => row.is_recommended).map(({ left, top }) => drawn("circle", { cx: left, cy: top, r: 9 }))),
       drawn("g", { class: "points" }, ...[...shown].sort((a, b) => rank(a) - rank(b)).map((point) => this.mark(point))),
       drawn("g", { class: "labels" }, ...this.labels(shown)),
       this.halo,
@@ -154,17 +154,17 @@ class Chart {
   mark(point) {
     return drawn("path", {
       d: SHAPES[point.shape % SHAPES.length], transform: `translate(${point.left} ${point.top})`,
-      class: standingOf(point), style: `color:${point.colour}`,
+      class: point.standing, style: `color:${point.colour}`,
     });
   }
 
-  // The names of the front and of the reference, where there is room for them.
+  // The names of the front, of the reference and of what is recommended, where there is room for them.
   labels(shown) {
     const taken = shown.slice(0, 400).map(({ left, top }) => [left - 6, top - 6, left + 6, top + 6]);
     const several = this.fronts.length > 1;
     const named = several
       ? this.fronts.filter(({ points }) => points.length).map(({ name, points }) => ({ text: name, ...points[0] }))
-      : shown.filter((point) => point.onFront || point.row.is_reference).map((point) => ({ text: nameOf(point.row), ...point }));
+      : shown.filter(({ onFront, row }) => onFront || row.is_reference || row.is_recommended).map((point) => ({ text: nameOf(point.row), ...point }));
     return named.slice(0, 40).flatMap(({ text, left, top }) => {
       const label = abridged(text, 32);
       const wide = 6.4 * label.length;

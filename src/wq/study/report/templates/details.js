@@ -30,7 +30,7 @@ function resultsOf(row) {
     const around = ["wer", "wer_delta"].includes(column.column) ? interval(row, column.column, column.column === "wer" ? percent : signed) : "";
     return [column.title, `${column.text(row)} ${around}`.trim()];
   });
-  return [["Pareto front", STANDINGS[row.front]], ...pairs];
+  return [["Pareto front", row.is_recommended ? "recommended" : standing(row)], ...pairs];
 }
 
 function roles(row) {

@@ -1,17 +1,18 @@
 // All points of a scene: sorted by a click on a column's head, filtered by what is typed above.
 
 const COLUMNS = [
-  { title: "Point", column: "point", meaning: "its name; ● on the Pareto front, ○ undecided", read: nameOf, text: nameOf },
+  { title: "Point", column: "point", meaning: "its name; ● on the front, ◐ not inferior, ○ undecided, × broken; the recommended one says so", read: nameOf, text: nameOf },
   ...Object.entries(SETTINGS).map(([column, title]) => ({ title, column, setting: true, read: (row) => row[column] ?? null, text: (row) => plain(row[column]) })),
   rate("wer", "WER %", "word error rate, pooled over the test set"),
   ends("wer", "bootstrap over utterances", percent),
   { title: "Change", column: "wer_delta", meaning: "WER minus the reference's, in percentage points", read: (row) => row.wer_delta ?? null,
     text: (row) => (row.is_reference ? "reference" : signed(row.wer_delta)) },
   ends("wer_delta", "of the change: paired bootstrap over utterances", signed),
+  { ...rate("wer_delta_at_most", "At most", "how much worse than the reference it is at most, in percentage points: holds for all points together, and is what the margin is compared with"), text: (row) => signed(row.wer_delta_at_most) },
   number("wer_delta_p", "p", "two-sided, that nothing changed; not corrected for the number of points", 4),
   number("wer_delta_p_holm", "p Holm", "the same, corrected for the number of points", 4),
   number("wer_delta_mapsswe_p", "p MAPSSWE", "the matched-pairs test of NIST over segments; not corrected", 4, true),
-  { title: "Front", column: "front", meaning: "on: significantly better than every other point of no more bytes; off: another one of no more bytes is significantly better", read: (row) => row.front, text: (row) => row.front, setting: true },
+  { title: "Front", column: "front", meaning: "on: the smallest that is not inferior to the reference, or better than every other of no more bytes; equivalent: not inferior either, with more bytes; off: worse than one of no more bytes, or than the reference; broken: hardly a word right", read: (row) => row.front, text: (row) => row.front, setting: true },
   size("linear_bytes", "Linear MB", "linear layers with their scales, 10^6 bytes"),
   number("bits_per_weight", "Bits/weight", "of the linear layers, scales included", 3),
   size("model_bytes", "Model MB", "the whole checkpoint, 10^6 bytes"),
@@ -77,10 +78,10 @@ class Table {
   }
 
   line(row, onOpen, onPoint) {
-    const marks = { on: "●", undecided: "○" };
-    const mark = row.front === "unknown" ? (row.on_front ? "●" : "") : marks[row.front] || "";
+    const mark = { on: "●", equivalent: "◐", undecided: "○", broken: "×" }[row.front] || "";
     const name = element("th", { scope: "row" }, element("button", { type: "button", onclick: () => onOpen(row) }, element("bdi", {}, nameOf(row))));
     if (mark) name.append(" ", element("i", { title: STANDINGS[row.front] }, mark));
+    if (row.is_recommended) name.append(" ", element("b", {}, "recommended"));
     const cells = this.columns.slice(1).map((column) => element("td", { class: classes(column) }, column.text(row)));
     return element("tr", { class: mark === "●" ? "front" : null, onpointerenter: () => onPoint(row), onpointerleave: () => onPoint(null) }, name, ...cells);
   }

@@ -46,8 +46,17 @@ const SETTINGS = {
   smoothquant: "SmoothQuant", roles: "Layers",
 };
 const STANDINGS = {
-  on: "on the front", undecided: "undecided", off: "off the front", unknown: "unknown",
+  on: "on the front", equivalent: "not inferior, with more bytes than needed", undecided: "undecided", off: "off the front",
+  broken: "broken: hardly a word right", unknown: "unknown",
 };
+
+// Where a point stands, with what the test set leaves open.
+function standing(row) {
+  const loops = isNumber(row.repetition_loops) && isNumber(row.utterances) ? `, ${row.repetition_loops} of ${row.utterances} transcripts end in a loop` : "";
+  if (row.front === "broken") return STANDINGS.broken + loops;
+  const open = row.front === "undecided" && isNumber(row.wer_delta_at_most);
+  return STANDINGS[row.front] + (open ? `: at most ${percent(row.wer_delta_at_most)} points worse than the reference` : "");
+}
 
 // What hovering over a point says.
 function summary(row) {
@@ -61,6 +70,6 @@ function summary(row) {
     if (isNumber(row[column])) lines.push(`${title}: ${unit === 1 ? decimal(row[column], 3) : megabytes(row[column])}`);
   const settings = Object.entries(SETTINGS).filter(([column]) => !["", "none"].includes(plain(row[column])));
   lines.push(...settings.map(([column, title]) => `${title}: ${shortened(plain(row[column]), 60)}`));
-  lines.push(`${STANDINGS[row.front]}${row.front === "unknown" && row.on_front ? ", on it by the estimates" : ""}`);
+  lines.push(row.is_recommended ? "recommended" : standing(row));
   return lines.join("\n");
 }
