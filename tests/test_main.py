@@ -5,6 +5,7 @@ import csv
 import json
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -14,11 +15,16 @@ import numpy as np
 import pytest
 import soundfile
 
-from tests.conftest import REAL, Run, environment
+from tests.conftest import GRID as GRID_COMMAND
+from tests.conftest import REAL, Run, environment, run_jobs
 from wq.study.store.tracking import GRID, PARENT, Store
 
-GRID_COMMAND = ("-m", "format=int4,nvfp4", "group=32,128", "limit=5", "resamples=200")
-POINTS = {"fp32", "int4-g32", "int4-g128", "nvfp4-g32", "nvfp4-g128"}
+POINTS = {
+    "fp32",
+    "int4-g32",
+    "nvfp4-g32",
+    *(f"{name} + smoothquant-0.5 + calibrated on 2" for name in ("int4-g32", "nvfp4-g32")),
+}
 
 
 def runs_of(directory: Path, status: str = "FINISHED") -> list:
@@ -39,16 +45,16 @@ def table(output: str) -> list[str]:
     return lines[header : header + 1 + len(POINTS)]
 
 
-def test_a_grid_and_the_same_grid_again_and_one_more_format(wq: Run, tmp_path: Path):
-    first = wq(*GRID_COMMAND)
-    assert first.returncode == 0, first.stderr
-    assert {run.data.params["point"] for run in runs_of(tmp_path)} == POINTS
-    (sweep,) = sweeps(tmp_path)
+def test_a_grid(grid: Path):
+    """Its files, its table, and its runs in the store."""
+    said = (grid / "stdout").read_text()
+    assert {run.data.params["point"] for run in runs_of(grid)} == POINTS
+    (sweep,) = sweeps(grid)
     for name in ("report.html", "pareto.png", "results.csv"):
         assert (sweep / name).stat().st_size > 0
-        assert str(sweep.relative_to(tmp_path) / name) in first.stdout
+        assert str(sweep.relative_to(grid) / name) in said
     assert {row["point"] for row in csv.DictReader((sweep / "results.csv").open())} == POINTS
-    assert all(point in first.stdout for point in POINTS)
+    assert all(point in said for point in POINTS)
 
     row = json.loads((sweep / "0" / "result.json").read_text())
     assert row["point"] == "int4-g32"
@@ -56,15 +62,15 @@ def test_a_grid_and_the_same_grid_again_and_one_more_format(wq: Run, tmp_path: P
     assert 0 <= row["wer_ci_low"] <= row["wer"] <= row["wer_ci_high"]
     assert row["wer_delta_ci_low"] <= row["wer_delta"] <= row["wer_delta_ci_high"]
     transcripts = [json.loads(line) for line in (sweep / "0" / "transcripts.jsonl").read_text().splitlines()]
-    assert len(transcripts) == 5
+    assert len(transcripts) == 3
     assert sum(row["errors"] for row in transcripts) / sum(row["words"] for row in transcripts) == row["wer"]
 
-    store = Store(f"sqlite:///{tmp_path}/mlflow.db", "wq")
+    store = Store(f"sqlite:///{grid}/mlflow.db", "wq")
     (parent,) = store.client.search_runs([store.experiment_id], f"tags.`{GRID}` != ''")
     assert parent.info.status == "FINISHED"
-    assert {run.data.tags[PARENT] for run in runs_of(tmp_path)} == {parent.info.run_id}
+    assert {run.data.tags[PARENT] for run in runs_of(grid)} == {parent.info.run_id}
     assert {artifact.path for artifact in store.client.list_artifacts(parent.info.run_id)} >= {"report.html"}
-    child = next(run for run in runs_of(tmp_path) if run.data.tags["point"] == "int4-g32")
+    child = next(run for run in runs_of(grid) if run.data.tags["point"] == "int4-g32")
     assert child.data.metrics["wer"] == row["wer"]
     assert {a.path for a in store.client.list_artifacts(child.info.run_id)} == {
         "result.json",
@@ -73,17 +79,30 @@ def test_a_grid_and_the_same_grid_again_and_one_more_format(wq: Run, tmp_path: P
     }
     assert child.inputs.dataset_inputs[0].dataset.name.startswith("commands ")
 
-    again = wq(*GRID_COMMAND)
+
+def copy_grid(grid: Path, directory: Path) -> None:
+    """Into a directory, which the copied store's artifacts are then in."""
+    shutil.copytree(grid, directory, dirs_exist_ok=True)
+    with sqlite3.connect(directory / "mlflow.db") as database:
+        for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
+            database.execute(
+                f"update {table} set {column} = replace({column}, ?, ?)", [str(grid), str(directory)]
+            )
+
+
+def test_the_same_grid_again_and_one_more_format(fork: Run, grid: Path, tmp_path: Path):
+    copy_grid(grid, tmp_path)
+    again = fork("-m", *GRID_COMMAND, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert len(runs_of(tmp_path)) == len(POINTS)
     assert again.stdout.count("(from the store)") == 4
-    assert table(again.stdout) == table(first.stdout)
+    assert table(again.stdout) == table((grid / "stdout").read_text())
 
-    more = wq("-m", "format=int4,nvfp4,int8", *GRID_COMMAND[2:])
+    more = fork("-m", *GRID_COMMAND, "format=int4,int8", "smoothquant=none", cwd=tmp_path)
     assert more.returncode == 0, more.stderr
-    assert len(runs_of(tmp_path)) == len(POINTS) + 2
+    assert len(runs_of(tmp_path)) == len(POINTS) + 1
 
-    rebuilt = wq("report", "format=int4,int8", module="wq")
+    rebuilt = fork("report", "format=int4,int8", module="wq", cwd=tmp_path)
     assert rebuilt.returncode == 0, rebuilt.stderr
     assert (tmp_path / "outputs" / "report" / "report.html").exists()
     assert "int8-g32" in rebuilt.stdout
@@ -93,7 +112,7 @@ def test_a_grid_and_the_same_grid_again_and_one_more_format(wq: Run, tmp_path: P
 @pytest.mark.slow
 def test_a_killed_grid_is_finished_by_the_same_command(wq: Run, tmp_path: Path):
     killed = subprocess.Popen(
-        [sys.executable, "-m", "wq.main", *GRID_COMMAND],
+        [sys.executable, "-m", "wq.main", "-m", *GRID_COMMAND],
         cwd=tmp_path,
         env=environment(),
         stdout=subprocess.DEVNULL,
@@ -107,7 +126,7 @@ def test_a_killed_grid_is_finished_by_the_same_command(wq: Run, tmp_path: Path):
     before = {run.data.tags["point"]: run.info.run_id for run in runs_of(tmp_path)}
     assert before.keys() < POINTS
 
-    finished = wq(*GRID_COMMAND)
+    finished = wq("-m", *GRID_COMMAND)
     assert finished.returncode == 0, finished.stderr
     after = {run.data.tags["point"]: run.info.run_id for run in runs_of(tmp_path)}
     assert after.keys() == POINTS
@@ -279,20 +298,43 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize("mistake", MISTAKES)
-def test_mistakes_are_answered_in_one_line(wq: Run, tmp_path: Path, mistake: str):
+# One of Hydra's, of a grid's, of a job's and of the data's; the others are told by the same few lines
+TOLD_BY_A_PROCESS = {
+    "unknown format",
+    "wrong type in a grid",
+    "-m in the midst",
+    "unknown role",
+    "corrupt audio",
+}
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [pytest.param(name, marks=() if name in TOLD_BY_A_PROCESS else pytest.mark.slow) for name in MISTAKES],
+)
+def test_a_process_answers_mistakes_in_one_line(wq: Run, tmp_path: Path, mistake: str):
+    check_mistake(wq, tmp_path, mistake)
+
+
+@pytest.mark.parametrize("mistake", [name for name in MISTAKES if "-m" not in MISTAKES[name][0]])
+def test_mistakes_are_answered_in_one_line(here: Run, empty_store: Path, tmp_path: Path, mistake: str):
+    shutil.copy(empty_store, tmp_path)
+    check_mistake(lambda *arguments: here(run_jobs, *arguments), tmp_path, mistake)
+
+
+def check_mistake(ask: Run, directory: Path, mistake: str) -> None:
     arguments, prepare, expected = MISTAKES[mistake]
     if prepare:
-        prepare(tmp_path)
-    answer = wq(*arguments)
+        prepare(directory)
+    answer = ask(*arguments)
     assert answer.returncode == 1, answer.stdout + answer.stderr
     errors = answer.stderr.strip().splitlines()
     assert len(errors) == 1, answer.stderr
     assert errors[0].startswith("error: ")
     for part in expected:
         assert part in errors[0]
-    assert not list(tmp_path.rglob("result.json"))
-    assert not list(tmp_path.rglob("transcripts.jsonl"))
+    assert not list(directory.rglob("result.json"))
+    assert not list(directory.rglob("transcripts.jsonl"))
 
 
 def test_the_traceback_is_there_for_who_asks(wq: Run):

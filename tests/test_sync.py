@@ -24,29 +24,7 @@ from wq.study.store import reachability, recording, results
 from wq.study.store.results import RECORD, RESULT, TRANSCRIPTS
 from wq.study.store.tracking import FINGERPRINT, GRID, PARENT, PID, RECORD_ID, Store
 
-GRID_OF = ("format=int4,nvfp4", "smoothquant=none,fixed", "limit=2", "resamples=50", "calibration.limit=2")
 POINTS = 5  # with the reference
-
-
-def quiet(function, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", function, *arguments],
-        cwd=cwd,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-
-
-@pytest.fixture(scope="module")
-def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of a recorded grid; beside multirun/ is its store."""
-    directory = tmp_path_factory.mktemp("grid")
-    done = quiet("wq.main", "-m", *GRID_OF, cwd=directory)
-    assert done.returncode == 0, done.stderr
-    return directory
 
 
 @pytest.fixture

@@ -1,14 +1,16 @@
 """A store that several modules' tests share."""
 
+import shutil
+
 import pytest
 
 from wq.study.store.tracking import Store
 
 
 @pytest.fixture(scope="session")
-def database(tmp_path_factory):
-    """One SQLite file for all tests, as its schema takes seconds to make."""
-    return tmp_path_factory.mktemp("store") / "mlflow.db"
+def database(tmp_path_factory, empty_store):
+    """One SQLite file for all tests."""
+    return shutil.copy(empty_store, tmp_path_factory.mktemp("store"))
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 """Two runs compared: the numbers of the parts, the marks by hand, runs found by any name, and the command."""
 
-import subprocess
-import sys
 from itertools import pairwise
 
 import numpy as np
@@ -270,10 +268,9 @@ def test_the_command_compares_runs_of_a_store(store, capsys):
     assert "more with other words" not in capsys.readouterr().out
 
 
-def test_the_command_in_a_shell(tmp_path):
+def test_the_command_in_a_shell(fork, tmp_path):
     def run(*arguments: object):
-        line = [sys.executable, "-m", "wq", "compare", *map(str, arguments)]
-        return subprocess.run(line, capture_output=True, text=True, cwd=tmp_path)
+        return fork("compare", *map(str, arguments), module="wq", cwd=tmp_path)
 
     first, second = (write(tmp_path / f"point={point}", side(point)) for point in HEARD)
     done = run(first, second)

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from tests.conftest import run_jobs
 from wq.study.job.calibration import Statistics
 from wq.study.spec.composition import compose
 from wq.study.spec.resolution import resolve_spec, resolve_treatment
@@ -94,8 +95,8 @@ def test_a_job_records_its_calibration(wq, tmp_path):
         (("activation=nvfp4", "activation.calibrator=entropy"), "calibrator=entropy is for one symmetric"),
     ],
 )
-def test_what_cannot_be_calibrated_is_refused_in_one_line(wq, arguments, message):
-    done = wq("activation=int8_tensor", *arguments, *FEW)
+def test_what_cannot_be_calibrated_is_refused_in_one_line(here, arguments, message):
+    done = here(run_jobs, "activation=int8_tensor", *arguments, *FEW)
     assert done.returncode == 1
     (line,) = done.stderr.strip().splitlines()
     assert message in line

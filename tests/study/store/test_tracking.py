@@ -205,6 +205,7 @@ def test_processes_that_meet_a_fresh_store_do_not_disturb_each_other(tmp_path):
     assert len(store.client.search_runs([store.experiment_id])) == 4
 
 
+@pytest.mark.slow
 def test_a_store_whose_maker_was_killed_is_made_anew(tmp_path):
     """Killed before the first of its migrations: the tables are there, at no version."""
     script = (

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from tests.numerics.oracle import FORMATS
 from wq.catalogue import load_format
+from wq.commands.export import export
 from wq.numerics.effective import Quantizer, resolve
 from wq.numerics.fake_quant import dequantize, quantize
 from wq.numerics.storage import storage
@@ -591,14 +592,14 @@ def test_their_decompressor_gives_our_values(theirs):
 
 
 @pytest.mark.slow
-def test_the_command_writes_a_checkpoint_and_says_what_it_holds(wq, tmp_path):
-    ended = wq("export", "format=int4", "group=32", "out=int4", module="wq")
+def test_the_command_writes_a_checkpoint_and_says_what_it_holds(here, tmp_path):
+    ended = here(export, "format=int4", "group=32", "out=int4")
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.startswith("int4  nano int4-g32  layout=compressed-tensors")
     card = (tmp_path / "int4" / "README.md").read_text()
     assert "Not measured. `python -m wq.main format=int4 group=32` measures it." in card
     assert not (tmp_path / "mlflow.db").exists()
-    ended = wq("export", "format=int4", "group=32", "out=int4", module="wq")
+    ended = here(export, "format=int4", "group=32", "out=int4")
     assert (ended.returncode, ended.stdout) == (1, "")
     assert ended.stderr == "error: out=int4 exists; give another directory, or overwrite=true\n"
 
@@ -612,8 +613,8 @@ def test_the_command_writes_a_checkpoint_and_says_what_it_holds(wq, tmp_path):
         (("out=out", "overwrite=perhaps"), "overwrite=perhaps is neither true nor false"),
     ],
 )
-def test_what_the_command_refuses(wq, tmp_path, arguments, message):
-    ended = wq("export", *arguments, module="wq")
+def test_what_the_command_refuses(here, tmp_path, arguments, message):
+    ended = here(export, *arguments)
     assert (ended.returncode, ended.stdout) == (1, "")
     assert message in ended.stderr.splitlines()[-1]
     assert not (tmp_path / "out").exists()
