@@ -4,7 +4,6 @@ try."""
 from fractions import Fraction
 
 import torch
-from hypothesis import settings
 from torch import Tensor
 
 from wq.catalogue import format_names, load_format
@@ -14,8 +13,6 @@ FORMATS = format_names()
 SCALED = [name for name in FORMATS if not load_format(name).is_cast]
 # formats whose code book is short enough to walk through value by value
 LISTED = [name for name in FORMATS if load_format(name).bits <= 8]
-# Every property is tried on every format, so a few examples each are many; a busy machine must not fail them
-examples = settings(max_examples=30, deadline=None)
 SCALE_RULES = ("floor", "even", "rceil", "ceil")
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from wq.catalogue import load_format
 from wq.numerics.elements import decode, encode, round_elements_
 
-from .oracle import FORMATS, LISTED, bits_equal, examples, nearest
+from .oracle import FORMATS, LISTED, bits_equal, nearest
 
 GENERIC = [
     replace(load_format("float"), exponent_bits=e, mantissa_bits=m, special=special)
@@ -89,7 +89,6 @@ def test_saturation(format):
 
 
 @pytest.mark.parametrize("name", FORMATS)
-@examples
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=40))
 def test_rounding_is_idempotent_monotone_and_odd(name, values):
     format = load_format(name)

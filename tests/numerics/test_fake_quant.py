@@ -15,7 +15,7 @@ from wq.numerics.fake_quant import NonFiniteError, dequantize, fake_quantize, qu
 from wq.numerics.granularity import GRANULARITIES
 from wq.numerics.scales import Scale
 
-from .oracle import FORMATS, SCALED, bits_equal, examples, weight
+from .oracle import FORMATS, SCALED, bits_equal, weight
 
 VARIANTS = [
     *(pytest.param(load_format(name), id=name) for name in FORMATS),
@@ -48,7 +48,6 @@ def test_fake_quantize_is_dequantize_of_quantize_to_the_bit(format, granularity)
 
 
 @pytest.mark.parametrize("format", VARIANTS)
-@examples
 @given(values=st.lists(finite, min_size=1, max_size=70), group=st.sampled_from([1, 3, 16, 32]))
 def test_any_finite_input_gives_finite_output_the_same_both_ways(format, values, group):
     x = torch.tensor(values, dtype=torch.float32)
@@ -58,7 +57,6 @@ def test_any_finite_input_gives_finite_output_the_same_both_ways(format, values,
 
 
 @pytest.mark.parametrize("format", VARIANTS)
-@examples
 @given(values=st.lists(finite, min_size=2, max_size=32))
 def test_within_a_block_order_is_kept(format, values):
     x = torch.tensor(sorted(values), dtype=torch.float32)

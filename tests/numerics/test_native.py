@@ -15,7 +15,7 @@ from wq.catalogue import load_format
 from wq.numerics import native
 from wq.numerics.fake_quant import NonFiniteError, fake_quantize
 
-from .oracle import SCALED, bits_equal, examples, weight
+from .oracle import SCALED, bits_equal, weight
 
 pytestmark = pytest.mark.skipif(native.library() is None, reason="no C compiler: everything runs in torch")
 
@@ -136,7 +136,6 @@ def test_without_a_compiler_torch_does_it_and_without_a_cache_nothing_is_lost(en
     assert run.stdout.strip() == "[1.0, -7.0, 7.0]"
 
 
-@examples
 @given(values=st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=50))
 def test_mantissas_of_all_kinds(values):
     x = torch.tensor(values, dtype=torch.float32)

@@ -20,7 +20,7 @@ from wq.numerics.scales import (
     tensor_scale_of,
 )
 
-from .oracle import SCALE_RULES, SCALED, examples, weight
+from .oracle import SCALE_RULES, SCALED, weight
 
 positive = st.floats(width=32, min_value=2.0**-120, max_value=2.0**120)
 MX = ["mxfp4", "mxfp6_e2m3", "mxfp6_e3m2", "mxfp8_e4m3", "mxfp8_e5m2", "mxint8"]
@@ -46,7 +46,6 @@ def expected_exponent(amax: float, rule: str, largest: float, mantissa_bits: int
 
 @pytest.mark.parametrize("rule", SCALE_RULES)
 @pytest.mark.parametrize("name", MX)
-@examples
 @given(amax=positive)
 def test_e8m0_rules(name, rule, amax):
     format = replace(load_format(name), scale_rule=rule)
@@ -121,7 +120,6 @@ def test_an_empty_block_has_scale_one():
     assert choose_scale(torch.zeros(2, 4), load_format("int4")).scale.tolist() == [[1.0], [1.0]]
 
 
-@examples
 @given(st.lists(positive, min_size=2, max_size=8))
 def test_nvfp4_scales(values):
     """s = E4M3(clamp(amax_group / 6 / g, 2^-9, 448)) with g = amax_tensor / (448 * 6)."""
@@ -194,7 +192,6 @@ def block_range_of(x, format):
 
 
 @pytest.mark.parametrize("bits", [8, 4, 2])
-@examples
 @given(st.lists(st.floats(width=32, min_value=-1e4, max_value=1e4), min_size=1, max_size=16))
 def test_asymmetric_integers_hold_zero_exactly_and_both_ends(bits, values):
     format = replace(load_format("int"), integer_bits=bits, int_range="asymmetric", scale_dtype="fp32")

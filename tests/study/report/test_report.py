@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from wq.commands.report import HELP
@@ -479,7 +479,6 @@ spot = st.tuples(st.floats(0, WIDTH), st.floats(0, HEIGHT))
 
 
 @given(st.lists(st.tuples(spot, st.text("abc", min_size=1, max_size=20)), max_size=15))
-@settings(deadline=None)
 def test_labels_cover_neither_points_nor_each_other(spots):
     places = place_labels([(x, y, text) for (x, y), text in spots], [point for point, _ in spots])
     boxes = [
