@@ -118,6 +118,21 @@ def test_models_and_speech_are_told_apart():
     assert encoder_spec(encoder_spec(spec)) == encoder_spec(spec)
 
 
+@pytest.mark.parametrize(
+    ("setting", "alike"),
+    [
+        ("activation=int8_tensor", False),
+        ("smoothquant=fixed", False),
+        ("decoder_activation=int8_tensor", True),
+    ],
+)
+def test_states_of_other_calibration_speech_are_others(setting, alike):
+    spec = spec_of(setting)
+    assert spec.calibration
+    other = replace(spec, calibration=replace(spec.calibration, content_hash="another"))
+    assert (reads(other).states == reads(spec).states) == alike
+
+
 def test_a_grid_runs_points_of_one_encoder_after_the_other():
     configs = dict(enumerate(compose(["kv_cache=none,int8", "format=int8,int4,mxfp4", "limit=2"])))
     configs[6] = replace(configs[0], roles=["encoder", "nowhere"])  # its own job will say so

@@ -30,6 +30,14 @@ def test_nothing_stays_where_writing_fails(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 
+def test_who_has_opened_the_old_file_reads_it_to_its_end(tmp_path):
+    results.write_whole(tmp_path / "x.json", "the old one")
+    with (tmp_path / "x.json").open() as reader:
+        results.write_whole(tmp_path / "x.json", "new")
+        assert reader.read() == "the old one"
+    assert (tmp_path / "x.json").read_text() == "new"
+
+
 def test_a_killed_writer_leaves_the_old_file_or_all_of_the_new_one(tmp_path):
     target = tmp_path / "result.json"
     script = (
