@@ -205,6 +205,7 @@ def test_the_peak_is_what_torch_allocates(geometry, batch, monkeypatch):
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("batch", [1, 8])
 def test_the_peak_on_a_gpu(batch):
     model = random_model.__wrapped__(TINY).to("cuda", torch.float16)

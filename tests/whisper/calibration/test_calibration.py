@@ -17,7 +17,7 @@ from wq.whisper.decoding.decode import SAMPLING_RATE
 from wq.whisper.layers.layers import walk
 from wq.whisper.layers.schemes import Activation
 
-COUNT = 5
+COUNT = 3
 
 
 def observed_of(values, sample=None):
@@ -48,7 +48,7 @@ def seen(nano, commands):
         read = lambda index: commands.read(index, SAMPLING_RATE)  # noqa: E731
         return observe(nano, read, COUNT, batch_size=batch_size, language="en", max_new_tokens=6)
 
-    return observed(1), observed(4)
+    return observed(1), observed(2)
 
 
 @pytest.fixture(scope="module")

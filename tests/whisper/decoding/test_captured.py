@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from tests.whisper.decoding.test_greedy import quantized
+from tests.whisper.decoding.test_greedy import generated, quantized
 from wq.whisper.decoding.captured import CapturedSteps, can_capture
+from wq.whisper.decoding.decode import token_limit
 from wq.whisper.decoding.encoder_states import SAMPLING_RATE
 from wq.whisper.decoding.features import log_mel
 from wq.whisper.decoding.finite import NonFiniteRow
@@ -52,14 +53,14 @@ def both(whisper, speech, batches, steps):
 @torch.inference_mode()
 def test_tokens_are_those_of_growing_steps(nano, commands, format, granularity):
     model, record = nano.model, Recorder()
-    batches = [range(12), range(12, 24), range(24, 29), range(29, 30)]
+    batches = [range(6), range(6, 12), range(12, 15), range(15, 16)]
     with quantized(model, format, granularity):
-        steps = CapturedSteps(model, decoding_rules(model, None, LIMIT), 12, record)
+        steps = CapturedSteps(model, decoding_rules(model, None, LIMIT), 6, record)
         for captured, plain in both(nano, commands, batches, steps):
             assert captured == plain
     # one for each power of two, and the whole batch: never one for each batch
     assert record.captured == len(steps.graphs)
-    assert set(steps.graphs) <= {1, 2, 4, 8, 12}
+    assert set(steps.graphs) <= {1, 2, 4, 6}
 
 
 @torch.inference_mode()
@@ -105,3 +106,23 @@ def test_graphs_give_the_tokens_of_growing_steps(nano, commands, recwarn):
         assert not [each for each in recwarn if "not captured" in str(each.message)]
     finally:
         model.to("cpu")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@torch.inference_mode()
+def test_graphs_give_the_tokens_of_generate(nano, commands):
+    """But for near-ties, which sums in another order may reverse."""
+    model, count = nano.model.to("cuda"), 64
+    try:
+        features = features_of(nano, commands, range(count))
+        rules = decoding_rules(model, None, token_limit(nano, None))
+        steps = CapturedSteps(model, rules, count)
+        found = decode_greedily(model, encode_rows(model, features), count, rules, steps=steps)
+        texts = [row[:-1] if row[-1] == rules.end else row for row in found]
+        expected = generated(model, features, rules.limit)
+    finally:
+        model.to("cpu")
+    differing = sum(text != row for text, row in zip(texts, expected, strict=True))
+    print(f"{differing} of {count} differ from generate")
+    assert differing <= 1

@@ -46,7 +46,7 @@ def generated(model, features, limit, **task):
     """What `generate` writes for features [rows, mels, frames]: the tokens of each row, without the end."""
     ids = model.generate(
         features,
-        attention_mask=torch.ones(features.shape[0], features.shape[2]),
+        attention_mask=torch.ones(features.shape[0], features.shape[2], device=features.device),
         do_sample=False,
         num_beams=1,
         return_timestamps=False,
@@ -83,7 +83,7 @@ def check_tokens(whisper, speech, count, format, granularity, max_new_tokens=Non
 
 @pytest.mark.parametrize(("format", "granularity"), FEW_POINTS)
 def test_tokens_are_those_of_generate(nano, commands, format, granularity):
-    check_tokens(nano, commands, 40, format, granularity)
+    check_tokens(nano, commands, 10, format, granularity)
 
 
 @pytest.mark.slow
