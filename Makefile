@@ -32,7 +32,7 @@ demo: $(VENV)/.installed ## Four jobs on the shipped model and speech, their tab
 
 .PHONY: test
 test: $(VENV)/.developed ## The fast tests
-	$(BIN)/pytest --numprocesses 2 --dist worksteal
+	$(BIN)/pytest --numprocesses 2 --dist loadgroup
 
 .PHONY: test-slow
 test-slow: $(VENV)/.developed ## Whole commands, exports, footprints and intervals (whole test sets are left to test-all)
@@ -44,8 +44,15 @@ test-browser: $(VENV)/.developed ## The report and MLflow's pages in a real brow
 	$(BIN)/pytest -m browser --numprocesses 2 -rs
 
 .PHONY: test-all
-test-all: $(VENV)/.developed ## Every test that this machine can run; each skip says what is missing
-	$(BIN)/pytest -m 'not hub' -rs
+test-all: $(VENV)/.developed ## Every test that this machine can run, properties on more examples; each skip says what is missing
+	$(BIN)/pytest -m 'not hub' -rs --hypothesis-profile=slow
+
+.PHONY: test-gpu
+test-gpu: $(VENV)/.developed ## What has to be seen on a CUDA device: bits, tokens, memory, and speeds (at most 8 minutes)
+	$(BIN)/pytest -m gpu -rs
+	@$(BIN)/python -c 'import torch; torch.cuda.is_available() or exit("no speeds: this machine has no CUDA device")'
+	$(BIN)/python -m benchmarks.numerics --device cuda --rounds 2
+	$(BIN)/python -m benchmarks.transcription --device cuda --rounds 2 --batches 1 8
 
 .PHONY: test-cluster
 test-cluster: $(VENV)/.developed ## Grids on a real one-node Slurm (as root, with slurm-wlm and munge) and in processes
