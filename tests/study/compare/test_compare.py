@@ -230,7 +230,11 @@ def test_of_several_points_of_a_name_the_comparable_one_is_meant(store, tmp_path
     ("text", "columns", "message"),
     [
         ("int4", {}, "int4 is 2 points: int4other0000 .split=other., int4clean0000 .split=clean.; give the"),
-        ("int3", {}, r"int3 is no directory, and no run id, .* or point in .*; did you mean int4\? points there"),
+        (
+            "int3",
+            {},
+            r"int3 is no directory, and no run id, .* or point in .*; did you mean int4\? points there",
+        ),
         ("xxxxxx", {}, "points there: fp32, int4, nf4$"),
         ("nf4", {}, "nf4 has no finished run in .*FAILED RuntimeError: no memory.; run it again"),
         ("int4", {"splat": "other"}, "splat is no column of the runs; choose one of point, model, format"),
