@@ -184,6 +184,7 @@ COMPILED = [
     (load_format("int8"), "channel"),
     (replace(load_format("int4"), int_range="asymmetric"), "group"),
     (replace(load_format("int4"), scale_search="mse"), "group"),
+    (replace(load_format("int4"), int_range="asymmetric", scale_search="mse"), "group"),
 ]
 
 

@@ -46,6 +46,13 @@ VARIANTS = [
             ("nvfp4_46", "symmetric"),
         ]
     ),
+    *(
+        pytest.param(
+            replace(load_format("int4"), int_range="asymmetric", scale_search="mse", scale_dtype=s),
+            id=f"int4-{s}-mse-asymmetric",
+        )
+        for s in ("fp32", "bf16")
+    ),
     pytest.param(replace(load_format("float"), exponent_bits=7, mantissa_bits=0), id="e7m0"),
     pytest.param(replace(load_format("int"), integer_bits=16), id="int16"),
 ]

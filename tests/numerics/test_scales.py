@@ -191,6 +191,25 @@ def block_range_of(x, format):
     return -amax, amax
 
 
+@pytest.mark.parametrize("ratio", [0.5, 0.8, 1.0, 1.5])
+@pytest.mark.parametrize(("low", "high"), [(-1.0, 1.0), (-3.0, 1.0), (-0.5, 2.0), (0.0, 1.0), (-1.0, 0.0)])
+def test_a_candidate_shrinks_both_ends_of_an_asymmetric_range(low, high, ratio):
+    format = replace(load_format("int4"), int_range="asymmetric")
+    ends = torch.tensor([[low]]), torch.tensor([[high]])
+    scale, _, zero_point = scale_of_range(*ends, format, ratio=ratio)
+    assert zero_point is not None
+    for code, end in ((format.min_code, low), (format.max_code, high)):
+        assert ((code - zero_point) * scale).item() == pytest.approx(ratio * end, abs=0.51 * scale.item())
+
+
+@pytest.mark.parametrize(("bits", "error"), [(4, 0.00911), (3, 0.0349), (2, 0.136)])
+def test_mean_squared_error_of_searched_asymmetric_integers_on_normal_data(bits, error):
+    """Two ends that are clipped alike; clipped at the top alone, it is 0.00945, 0.0379 and 0.151."""
+    x = torch.randn(1024, 1024, generator=torch.Generator().manual_seed(0))
+    format = replace(load_format("int"), integer_bits=bits, int_range="asymmetric", scale_search="mse")
+    assert (fake_quantize(x, format) - x).square().mean().item() == pytest.approx(error, rel=0.01)
+
+
 @pytest.mark.parametrize("bits", [8, 4, 2])
 @given(st.lists(st.floats(width=32, min_value=-1e4, max_value=1e4), min_size=1, max_size=16))
 def test_asymmetric_integers_hold_zero_exactly_and_both_ends(bits, values):

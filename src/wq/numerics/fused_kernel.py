@@ -68,7 +68,7 @@ def scale_of(d, divisor, ratio, tensor_scale, low, high, SCALE: tl.constexpr, AS
     if SCALE != E4M3:
         scale = tl.where(span == 0.0, 1.0, scale)
     if ASYMMETRIC:
-        zero_point = d.low - ((tl.div_rn(-float_of(low), scale) + TO_INTEGER) - TO_INTEGER)
+        zero_point = d.low - ((tl.div_rn(-float_of(low) * ratio, scale) + TO_INTEGER) - TO_INTEGER)
         zero_point = limit(zero_point, d.low, d.high)
     return scale, zero_point
 

@@ -84,9 +84,9 @@ INLINE int32_t largest_magnitudes_of_16(const float *x, long n, int32_t *largest
     return h;
 }
 
-// Scales of n blocks with ranges [-low, high], of one candidate.
-INLINE void plain_scales(const Description *d, int kind, int asymmetric, long n, float divisor, float tensor_scale,
-                         const int32_t *low, const int32_t *high, float *scale, float *zero_point) {
+// Scales of n blocks with ranges [-low, high], of one candidate: its divisor holds its ratio already.
+INLINE void plain_scales(const Description *d, int kind, int asymmetric, long n, float divisor, float ratio,
+                         float tensor_scale, const int32_t *low, const int32_t *high, float *scale, float *zero_point) {
     const float scale_low = d->scale_low, scale_high = d->scale_high;
     const int32_t min_exponent = d->scale_min_exponent, magic_shift = d->scale_magic_shift;
     const float min_code = d->low, max_code = d->high;
@@ -100,7 +100,7 @@ INLINE void plain_scales(const Description *d, int kind, int asymmetric, long n,
         if (kind != ROUNDED_E4M3) s = span == 0.0f ? 1.0f : s;
         scale[i] = s;
         if (asymmetric) {
-            float zero = min_code - rintf(-float_of(low[i]) / s);
+            float zero = min_code - rintf(-float_of(low[i]) * ratio / s);
             zero_point[i] = at_most(at_least(zero, min_code), max_code);
         }
     }
@@ -120,7 +120,8 @@ INLINE void e8m0_scales(const Description *d, long n, float ratio, const int32_t
 static void candidate_scales(const Description *d, int candidate, long n, float tensor_scale, const int32_t *low,
                              const int32_t *high, float *scale, float *zero_point) {
 #define PLAIN(kind, asymmetric) \
-    plain_scales(d, kind, asymmetric, n, d->divisors[candidate], tensor_scale, low, high, scale, zero_point)
+    plain_scales(d, kind, asymmetric, n, d->divisors[candidate], d->ratios[candidate], tensor_scale, low, high, \
+                 scale, zero_point)
     switch (d->scale) {
         case E8M0: e8m0_scales(d, n, d->ratios[candidate], high, scale); break;
         case EXACT: if (d->asymmetric) PLAIN(EXACT, 1); else PLAIN(EXACT, 0); break;

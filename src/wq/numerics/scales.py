@@ -106,7 +106,8 @@ def e8m0_scale(amax: Tensor, format: Format) -> Tensor:
 def scale_of_range(
     low: Tensor, high: Tensor, format: Format, tensor_scale: Tensor | None = None, ratio: float = 1.0
 ) -> Scale:
-    """The scale for blocks with values in [low, high], times `ratio` before it is rounded and limited."""
+    """The scale for blocks with values in [low, high], times `ratio` before it is rounded and limited: both
+    ends shrink or grow by it, so that the zero point stays where it is."""
     smallest, largest = SCALE_LIMITS[format.scale_dtype]
     if format.scale_dtype == "e8m0":
         return Scale((e8m0_scale(high, format) * ratio).clamp_(smallest, largest))
@@ -122,7 +123,7 @@ def scale_of_range(
     scale = torch.where(span == 0, 1.0, scale)
     if not format.is_asymmetric:
         return Scale(scale)
-    zero_point = (format.min_code - (low / scale).round_()).clamp_(format.min_code, format.max_code)
+    zero_point = (format.min_code - (low * ratio / scale).round_()).clamp_(format.min_code, format.max_code)
     return Scale(scale, zero_point=zero_point)
 
 

@@ -12,7 +12,7 @@ from wq.numerics.fake_quant import fake_quantize
 from wq.study.spec.config import with_wide_scale
 from wq.whisper.calibration.cache import cached
 from wq.whisper.calibration.calibration import BINS, SAMPLE_ROWS, Observed, bin_edges, bins_of, observe
-from wq.whisper.calibration.ranges import SHARES, range_of
+from wq.whisper.calibration.ranges import SHARES, linear_histogram, range_of
 from wq.whisper.decoding.decode import SAMPLING_RATE
 from wq.whisper.layers.layers import walk
 from wq.whisper.layers.schemes import Activation
@@ -171,6 +171,62 @@ def test_entropy_cuts_outliers_and_keeps_what_has_none():
     assert range_of(observed_of(spoilt), scheme).amax < 0.1 * 400
     even = torch.rand(200, 200) * 2 - 1
     assert range_of(observed_of(even), scheme).amax > 0.95
+
+
+def histograms():
+    """Values of five shapes: what their clipping costs differs."""
+    g = torch.Generator().manual_seed(0)
+    normal = torch.randn(200, 200, generator=g)
+    uniform = torch.rand(200, 200, generator=g).clamp(1e-6, 1 - 1e-6)
+    laplace = torch.distributions.Laplace(0.0, 1.0).icdf(uniform)
+    outliers = torch.where(torch.rand(200, 200, generator=g) < 1e-3, 100.0, 1.0)
+    return {
+        "normal": normal,
+        "laplace": laplace,
+        "outliers": laplace * outliers,
+        "gelu": torch.nn.functional.gelu(3 * normal),
+        "narrow": torch.cat([uniform * 1e-3, torch.ones(1, 200)]),
+    }
+
+
+def chosen_bins(counts, levels):
+    """Migacz's method bin by bin: how many of the histogram's bins the range of least divergence has."""
+    divergences = {}
+    for bins in range(128, len(counts) + 1):
+        nearest = [round((i + 0.5) / bins * levels) for i in range(bins)]
+        members = {}
+        for count, level in zip(counts[:bins], nearest, strict=True):
+            members.setdefault(level, []).append(count)
+        means = {
+            level: sum(found) / max(sum(count > 0 for count in found), 1) for level, found in members.items()
+        }
+        q = np.array([means[level] if counts[i] > 0 else 0.0 for i, level in enumerate(nearest)])
+        p = np.append(counts[: bins - 1], counts[bins - 1 :].sum())
+        q = np.maximum(q / max(q.sum(), 1e-300), 1e-12)
+        divergences[bins] = np.sum(np.where(p > 0, p / p.sum() * np.log(np.maximum(p / p.sum(), 1e-300) / q), 0))
+    return min(divergences, key=divergences.__getitem__)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "format", "levels"), [*((name, "int8", 127) for name in histograms()), ("outliers", "int4", 7)]
+)
+def test_entropy_is_migaczs(name, format, levels):
+    x = histograms()[name]
+    amax = x.abs().max().item()
+    counts = linear_histogram(observed_of(x), amax)
+    expected = chosen_bins(counts, levels)
+    assert expected >= 128
+    found = range_of(observed_of(x), activation(format, calibrator="entropy")).amax
+    assert found == pytest.approx(expected / 2048 * amax)
+
+
+def test_entropy_clips_to_a_sixteenth_of_the_range_at_most():
+    """With fewer of its bins than an int8 has levels, a histogram shows no rounding."""
+    x = histograms()["outliers"]
+    for format in ("int8", "int4", "int3"):
+        found = range_of(observed_of(x), activation(format, calibrator="entropy")).amax
+        assert found >= x.abs().max().item() / 16
 
 
 def test_statistics_are_kept_and_a_corrupt_file_is_made_anew(seen, tmp_path, monkeypatch, capsys):

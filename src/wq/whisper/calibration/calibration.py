@@ -2,9 +2,13 @@
 
 Whatever is kept has a fixed size and does not depend on the order of the utterances or on how they are
 batched: maxima and counts are merged, and the sample holds the rows whose utterance and position hash lowest.
+
+Most frames of a window are the silence behind a short utterance. Counts and sample leave them out, so that they
+are of speech. The extremes are of all frames, as the model reads them all: what a range leaves out saturates.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -34,9 +38,12 @@ SAMPLE_ROWS = 512
 class Observed:
     """What was seen of the inputs [..., K] of a linear layer.
 
-    tokens       how many vectors
     amin, amax   smallest and largest value, zero included
     channel_max  float32 [K], the largest magnitude of every channel
+
+    and of the vectors that stand for audio or text, not for the silence behind an audio:
+
+    tokens       how many there are
     negative, positive   int64 [BINS], how many values of either sign lie in the bins of `bin_edges`
     token_max    int64 [BINS], the same for the largest magnitude of every vector
     sample       float32 [n, K], at most SAMPLE_ROWS vectors, drawn at random
@@ -74,10 +81,13 @@ def bins_of(x: Tensor) -> Tensor:
 
 
 class Observer:
-    """Gathers the statistics of one tensor that some layers read one after the other."""
+    """Gathers the statistics of one tensor that some layers read one after the other.
 
-    def __init__(self, name: str, place: Place) -> None:
-        self.name, self.place = name, place
+    frames   of audio, by utterance, where the tensor has a position for each; beyond them is silence
+    """
+
+    def __init__(self, name: str, place: Place, frames: Mapping[int, int] | None = None) -> None:
+        self.name, self.place, self.frames = name, place, frames
         self.tokens = 0
         self.low = self.high = self.signed = self.token_max = self.sample = torch.zeros(0)
         self.keys = np.empty(0, np.uint64)
@@ -89,6 +99,12 @@ class Observer:
         positions, columns = given.shape[-2:]
         x = given.to(torch.float32).reshape(-1, columns).contiguous()
         low, high = x.amin(0), x.amax(0)
+        first = self.place.position
+        keys = row_keys(utterances, range(first, first + positions))
+        if self.frames is not None:
+            lengths = np.array([self.frames[utterance] for utterance in utterances])
+            is_audio = (np.arange(positions) < lengths[:, None]).ravel()
+            x, keys = x[torch.from_numpy(is_audio).to(x.device)], keys[is_audio]
         signed = torch.bincount((bins_of(x) + BINS * (x >= 0)).flatten(), minlength=2 * BINS)
         token_max = torch.bincount(bins_of(x.abs().amax(1)), minlength=BINS)
         if self.tokens == 0:
@@ -98,8 +114,7 @@ class Observer:
             self.signed += signed
             self.token_max += token_max
         self.tokens += len(x)
-        first = self.place.position
-        self._draw(x, row_keys(utterances, range(first, first + positions)))
+        self._draw(x, keys)
 
     def _draw(self, x: Tensor, keys: np.ndarray) -> None:
         """Keep the rows with the lowest keys."""
@@ -166,7 +181,14 @@ def observe(
 
     The weights are used as they are at the moment. Errors are those of `transcribe`.
     """
-    place = Place()
+    place, frames = Place(), {}
+    samples_per_frame = 2 * whisper.feature_extractor.hop_length  # the second convolution's stride is 2
+
+    def heard(index: int) -> np.ndarray:
+        audio = read(index)
+        frames[index] = max(math.ceil(len(audio) / samples_per_frame), 1)
+        return audio
+
     chosen = [layer for layer in layers or walk(whisper.model) if layer.is_linear]
     sources: dict[str, Observer] = {}
     outputs: dict[str, OutputRange] = {}
@@ -174,13 +196,13 @@ def observe(
         for layer in chosen:
             module = whisper.model.get_submodule(layer.name)
             if layer.source not in sources:
-                sources[layer.source] = Observer(layer.name, place)
+                sources[layer.source] = Observer(layer.name, place, frames if layer.hears else None)
                 add(module.register_forward_pre_hook(sources[layer.source]))
             outputs[layer.name] = OutputRange(place)
             add(module.register_forward_hook(outputs[layer.name]))
         transcribe(
             whisper,
-            read,
+            heard,
             range(count),
             batch_size=batch_size,
             max_new_tokens=max_new_tokens,

@@ -8,14 +8,16 @@ import torch
 from torch import Tensor
 
 from wq.numerics.effective import Quantizer
-from wq.numerics.fake_quant import fake_quantize
+from wq.numerics.fake_quant import fake_quantize, fake_quantizer
 from wq.whisper.calibration.calibration import Observed, bin_edges
 from wq.whisper.layers.schemes import Activation
 
 # Shares of the whole range that are tried: a twelfth of an octave apart, eight octaves down
 SHARES = tuple(2.0 ** (-step / 12) for step in range(97))
-# Of the linear histogram whose divergence is minimised, and how many of them the ranges tried are apart
-ENTROPY_BINS, ENTROPY_STRIDE = 2048, 8
+# Of the linear histogram whose divergence is minimised, and of the smallest range that is tried: with fewer bins
+# than levels no rounding would be seen
+ENTROPY_BINS, LEAST_ENTROPY_BINS = 2048, 128
+LEAST_SHARE = 1e-12  # of a bin
 
 
 class Range(NamedTuple):
@@ -89,13 +91,15 @@ def least_divergence_range(observed: Observed, activation: Activation) -> Range:
     """The range whose rounded values lose the least information (Migacz 2017, "8-bit inference with
     TensorRT"), in a linear histogram of magnitudes.
 
-    For every range tried, the reference P is the histogram inside it, with all that lies beyond counted in
-    its last bin; Q has, in the bins that round to one value, the mean of those of P's own that are not empty.
+    For every range from 128 of its 2048 bins up, the reference P is the histogram inside it, with all that lies
+    beyond counted in its last bin; Q has, in the bins that round to one value, the mean of those of P's own that
+    are not empty.
     """
     amax = max(observed.amax, -observed.amin)
     counts = linear_histogram(observed, amax)
-    bounds = range(ENTROPY_STRIDE, ENTROPY_BINS + 1, ENTROPY_STRIDE)
-    best = min(bounds, key=lambda bins: divergence(counts, bins, activation.quantizer))
+    rounded = fake_quantizer(*activation.quantizer, amax=1.0)
+    bounds = range(LEAST_ENTROPY_BINS, ENTROPY_BINS + 1)
+    best = min(bounds, key=lambda bins: divergence(counts, bins, rounded))
     magnitude = amax * best / ENTROPY_BINS
     return _range(-magnitude, magnitude, activation.quantizer)
 
@@ -107,23 +111,24 @@ def linear_histogram(observed: Observed, amax: float) -> np.ndarray:
     return np.diff(np.interp(np.linspace(0.0, amax, ENTROPY_BINS + 1), edges, below))
 
 
-def divergence(counts: np.ndarray, bins: int, quantizer: Quantizer) -> float:
-    """Kullback and Leibler's, of the first bins [0, 1) of the histogram from their rounded selves."""
+def divergence(counts: np.ndarray, bins: int, rounded: Callable[[Tensor], Tensor]) -> float:
+    """Kullback and Leibler's, of the first bins [0, 1) of the histogram from their rounded selves.
+
+    It would be infinite where all that is beyond falls into an empty bin: a bin has `LEAST_SHARE` at least.
+    """
     middles = (torch.arange(bins) + 0.5) / bins
-    levels = fake_quantize(middles[None], *quantizer, amax=1.0)[0]
-    _, level = torch.unique(levels, return_inverse=True)
-    level = level.numpy()
+    values = rounded(middles[None])[0].numpy()
+    level = np.cumsum(np.diff(values, prepend=values[0]) > 0)
     inside = counts[:bins]
     filled = inside > 0
     mass, width = np.bincount(level, inside), np.bincount(level, filled)
     reference = inside.copy()
     reference[-1] += counts[bins:].sum()
-    rounded = np.where(filled, (mass / np.maximum(width, 1))[level], 0.0)
-    p, q = reference / reference.sum(), rounded / max(rounded.sum(), 1e-300)
-    some = p > 0
-    if (q[some] <= 0).any():  # all that is beyond falls into an empty bin
-        q = np.maximum(q, 1e-12)
-    return float((p[some] * np.log(p[some] / q[some])).sum())
+    spread = np.where(filled, (mass / np.maximum(width, 1))[level], 0.0)
+    some = reference > 0
+    p, q = reference[some] / reference.sum(), spread[some] / max(spread.sum(), 1e-300)
+    q = np.maximum(q, LEAST_SHARE)
+    return float((p * np.log(p / q)).sum())
 
 
 def _range(low: float, high: float, quantizer: Quantizer) -> Range:

@@ -45,6 +45,11 @@ class Layer:
         return self.name
 
     @property
+    def hears(self) -> bool:
+        """Whether what it reads has a position for every frame of audio, and not for every token of text."""
+        return self.role.startswith("encoder.") or self.source == "model.encoder"
+
+    @property
     def matrix_shape(self) -> tuple[int, int]:
         """[N, K] as it is quantized: a convolution's kernel [N, C, width] is a matrix [N, C * width]."""
         return self.weight.shape[0], self.weight[0].numel()
