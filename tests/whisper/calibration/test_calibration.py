@@ -1,5 +1,6 @@
 """Statistics of layers' inputs against the inputs themselves, and ranges against direct searches."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -70,12 +71,25 @@ def real_inputs(nano, commands):
     return {name: torch.cat(parts) for name, parts in gathered.items()}
 
 
-def test_statistics_are_those_of_the_inputs(seen, real_inputs):
-    for name, x in real_inputs.items():
-        found = seen[0][name]
+@pytest.fixture(scope="module")
+def audible(nano, commands, real_inputs):
+    """Of those inputs, what stands for audio or text: the first frames of every window, and all tokens."""
+    positions = nano.model.config.max_source_positions
+    lengths = [len(commands.read(index, SAMPLING_RATE)) / SAMPLING_RATE for index in range(COUNT)]
+    frames = [math.ceil(length / nano.window_seconds * positions) for length in lengths]
+    encoder, decoder = real_inputs
+    assert sum(frames) < len(real_inputs[encoder]) / 2
+    windows = real_inputs[encoder].split(positions)
+    heard = torch.cat([window[:count] for window, count in zip(windows, frames, strict=True)])
+    return {encoder: heard, decoder: real_inputs[decoder]}
+
+
+def test_statistics_are_those_of_the_inputs(seen, real_inputs, audible):
+    for name, everything in real_inputs.items():
+        found, x = seen[0][name], audible[name]
+        assert (found.amin, found.amax) == (min(everything.min().item(), 0), max(everything.max().item(), 0))
+        assert torch.equal(found.channel_max, everything.abs().amax(0))
         assert found.tokens == len(x)
-        assert (found.amin, found.amax) == (min(x.min().item(), 0), max(x.max().item(), 0))
-        assert torch.equal(found.channel_max, x.abs().amax(0))
         assert int(found.histogram.sum()) == x.numel()
         assert int(found.negative.sum()) == int((x < 0).sum())
         assert int(found.token_max.sum()) == len(x)
@@ -105,8 +119,14 @@ def test_all_linear_layers_are_seen_and_share_what_they_read(nano, seen):
     assert seen[0]["model.decoder.layers.0.encoder_attn.k_proj"].output_amax > 0
 
 
-def test_the_sample_is_of_the_inputs_and_bounded(seen, real_inputs):
-    for name, x in real_inputs.items():
+def test_what_all_cross_attention_reads_is_audio_too(seen, audible):
+    frames, tokens = map(len, audible.values())
+    assert seen[0]["model.decoder.layers.1.encoder_attn.k_proj"].tokens == frames
+    assert seen[0]["model.decoder.layers.1.encoder_attn.q_proj"].tokens == tokens
+
+
+def test_the_sample_is_of_the_inputs_and_bounded(seen, audible):
+    for name, x in audible.items():
         sample = seen[0][name].sample
         assert len(sample) == min(SAMPLE_ROWS, len(x))
         known = {row.numpy().tobytes() for row in x}
