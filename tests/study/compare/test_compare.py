@@ -233,7 +233,7 @@ def test_of_several_points_of_a_name_the_comparable_one_is_meant(store, tmp_path
         (
             "int3",
             {},
-            r"int3 is no directory, and no run id, .* or point in .*; did you mean int4\? points there",
+            r"int3 is no directory, .* or point in .*; did you mean int4\? points there: int4$",
         ),
         ("xxxxxx", {}, "points there: fp32, int4, nf4$"),
         ("nf4", {}, "nf4 has no finished run in .*FAILED RuntimeError: no memory.; run it again"),

@@ -283,6 +283,51 @@ def test_points_of_the_shipped_model_and_speech_are_still_the_same(arguments, fi
     assert prepare(config, arguments, looks_only=True).spec.fingerprint == fingerprint
 
 
+SEARCHED = FormatOptions(int_range="asymmetric", scale_search="mse")
+
+
+@pytest.mark.parametrize(
+    ("settings", "fingerprint"),
+    [
+        ({}, "ddffb9c7ef4a053a"),
+        ({"kv_cache": KVCacheConfig(format="int8")}, "95d0f2724744b088"),
+        ({"format_options": {"scale_search": "mse"}}, "7b94a657ec9b55d2"),
+        ({"format_options": {"int_range": "asymmetric"}}, "7fa4b55d047dec26"),
+        ({"activation": activation(granularity="tensor")}, "b5f65b2a379b339c"),
+        ({"smoothquant": SmoothQuantConfig("fixed")}, "22bece769aab33d3"),
+    ],
+)
+def test_points_that_have_been_run_keep_their_fingerprints(settings, fingerprint):
+    """As recorded when their results were: stored ones stay valid while the code gives the same numbers."""
+    assert calibrated(**settings).fingerprint == fingerprint
+
+
+@pytest.mark.parametrize(
+    ("settings", "former"),
+    [
+        ({"format_options": {"int_range": "asymmetric", "scale_search": "mse"}}, "d6bb93eb7604e75d"),
+        ({"activation": activation(options=SEARCHED)}, "2d60939ac244368e"),
+        ({"kv_cache": KVCacheConfig("int4", options=SEARCHED)}, "414a50878107404f"),
+        ({"activation": activation(granularity="tensor", calibrator="percentile")}, "32197de443d9bb3d"),
+        ({"activation": activation(granularity="tensor", calibrator="mse")}, "a34ceb56a5748afa"),
+        ({"activation": activation(granularity="tensor", calibrator="entropy")}, "bbbb5c9ffe7e0e38"),
+        ({"decoder_activation": activation(granularity="tensor", calibrator="mse")}, "3aaf4a19bd1a15e4"),
+        ({"smoothquant": SmoothQuantConfig("search")}, "bafe6fede29db967"),
+    ],
+)
+def test_points_whose_numbers_have_changed_have_other_fingerprints(settings, former):
+    """What scale_search=mse tries for asymmetric integers, and what calibration counts: once both ends of a
+    range were not clipped alike, and the silence behind an audio counted as the audio."""
+    assert calibrated(**settings).fingerprint != former
+
+
+def calibrated(**settings):
+    calibration = Calibration("calibration", 64, "c" * 64)
+    config = configuration(**settings)
+    resolved = resolve_treatment(config)
+    return resolve_spec(config, resolved, MODEL, DATASET, 320, "normaliser-1", False, calibration)
+
+
 def test_pieces_where_nothing_is_longer_than_the_window_are_no_other_point():
     config = configuration(long_audio="chunk")
     short = resolve_spec(

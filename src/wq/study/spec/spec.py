@@ -18,6 +18,10 @@ from wq.whisper.layers.treatment import Treatment
 # new ones.
 NUMERICS_VERSION = 1
 DECODING_VERSION = 1
+# The same for settings that few points have: what calibration counts and draws, beside the extremes; and the
+# scales that scale_search=mse tries for asymmetric integers
+COUNTS_VERSION = 2
+ASYMMETRIC_SEARCH_VERSION = 2
 
 REFERENCE_FORMAT = "fp32"
 
@@ -137,9 +141,25 @@ class Spec:
             del settings["long_audio"]
         if self.calibration:
             settings["calibration"] = self.calibration.content_hash
-        settings["versions"] = [NUMERICS_VERSION, DECODING_VERSION]
+        settings["versions"] = self.versions
         anonymous = _without_format_names(settings)
         return hashlib.sha256(json.dumps(anonymous, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def versions(self) -> list[int | str]:
+        """Of the code that gives this point its numbers."""
+        versions: list[int | str] = [NUMERICS_VERSION, DECODING_VERSION]
+        treatment, cache = self.treatment, self.treatment.kv_cache
+        calibrators = {each.quantizer.calibrator for each in treatment.activations}
+        is_searched = treatment.smoothing is not None and treatment.smoothing.method == "search"
+        if is_searched or calibrators - {None, "max"}:
+            versions.append(f"counts {COUNTS_VERSION}")
+        formats = [each.quantizer.format for each in treatment.plan]
+        formats += [each.quantizer.quantizer.format for each in treatment.activations]
+        formats += [cache.keys.format, cache.values.format] if cache else []
+        if any(format.is_asymmetric and format.scale_search == "mse" for format in formats):
+            versions.append(f"asymmetric search {ASYMMETRIC_SEARCH_VERSION}")
+        return versions
 
     def treated(self, treatment: Treatment) -> "Spec":
         """The same model and test set under another treatment."""
