@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wq.catalogue import load_format
-from wq.numerics.fake_quant import dequantize, fake_quantize, quantize
+from wq.numerics.fake_quant import clamped_scales, dequantize, fake_quantize, quantize
 from wq.numerics.scales import (
     choose_scale,
     e8m0_scale,
@@ -114,6 +114,51 @@ def test_a_plain_scale_neither_underflows_to_zero_nor_overflows(scale_dtype, sma
     assert scale[0] == smallest
     assert scale[1] == pytest.approx(largest, rel=0.02)
     assert torch.isfinite(fake_quantize(x, format)).all()
+
+
+@pytest.mark.parametrize(
+    ("format", "scale_dtype", "magnitude", "clamped"),
+    [
+        ("int8", "fp16", 1e7, True),
+        ("int8", "fp16", 127 * 65504.0, False),
+        ("int4", "fp16", 1e7, True),
+        ("nf4", "fp16", 1e7, True),
+        ("int8", "fp32", 1e7, False),
+        ("int8", "bf16", 1e7, False),
+        ("int8", "fp16", 1e-30, True),
+        ("int8", "fp16", 127 * 2.0**-24, False),
+        ("int8", "fp32", 1e-30, False),
+        ("int8", "fp32", 1e-44, True),
+        ("int8", "e4m3", 0.1, True),
+        ("int8", "e4m3", 127 * 2.0**-9, False),
+        ("int4", "e4m3", 0.1, False),
+        ("mxfp4", "e8m0", 1e-30, False),
+        ("mxfp4", "e8m0", 1e-38, True),
+        ("nvfp4", "e4m3", 1e-30, False),  # its tensor scale reaches there
+        ("int8", "fp16", 0.0, False),
+        ("int8", "e4m3", 0.0, False),
+        ("int8-asymmetric", "fp16", 1e8, True),
+        ("int8-asymmetric", "fp16", 1.0, False),
+    ],
+)
+def test_scales_beyond_what_their_precision_reaches_are_told(format, scale_dtype, magnitude, clamped):
+    name, _, int_range = format.partition("-")
+    described = replace(load_format(name), scale_dtype=scale_dtype, int_range=int_range or "symmetric")
+    x = torch.full((2, 64), magnitude)
+    assert clamped_scales(x, described, "group", 32).tolist() == [clamped] * 4
+    if clamped:  # which is why it is told: the largest value is lost, or its neighbours are
+        scale = choose_scale(x[:, :32], described).scale
+        assert ((scale * described.max) / magnitude - 1).abs().min() > 0.1
+
+
+def test_only_the_blocks_that_are_beyond_are_told_and_ragged_ones_too():
+    x = torch.ones(3, 40)
+    x[1, 33], x[2, 0] = 1e7, 1e7
+    found = clamped_scales(x, load_format("int8"), "group", 16)
+    assert (int(found.sum()), len(found)) == (2, 9)
+    assert clamped_scales(x, load_format("int8"), "channel").tolist() == [False, True, True]
+    assert clamped_scales(x, load_format("int8"), "tensor").tolist() == [True]
+    assert len(clamped_scales(x, load_format("bf16"))) == 0
 
 
 def test_an_empty_block_has_scale_one():

@@ -12,7 +12,7 @@ from wq.numerics.effective import Effective, resolve
 from wq.numerics.elements import code_dtype, decode, encode, round_elements_
 from wq.numerics.formats import Format, with_options
 from wq.numerics.granularity import blocks, scale_shape
-from wq.numerics.scales import Scale
+from wq.numerics.scales import Scale, block_range, is_clamped
 from wq.numerics.shared_scales import SharedScales, shared_scales
 
 # Elements that torch works on at a time on a CPU, so that all intermediate values stay in its second-level
@@ -168,6 +168,25 @@ def dequantize(quantized: Quantized) -> Tensor:
 
     zero_point = None if quantized.zero_point is None else expand(quantized.zero_point).float()
     return Scale(expand(quantized.scale), quantized.tensor_scale).multiply_(decode(codes, format, zero_point))
+
+
+def clamped_scales(
+    x: Tensor,
+    format: Format,
+    granularity: str = "group",
+    group: int | None = None,
+    *,
+    amax: Tensor | float | None = None,
+) -> Tensor:
+    """Which scales of x [..., K] are beyond what their precision reaches (`is_clamped`): bool, one for every
+    scale that is stored, in no order; none for a cast. `amax` as for `fake_quantize`, one number."""
+    effective = resolve(format, granularity, group)
+    if effective.format.is_cast:
+        return torch.zeros(0, dtype=torch.bool)
+    values = _float32(x)
+    tensor_scale = shared_scales(values, effective, None, amax).tensor_scale
+    ranges = (block_range(part, effective.format) for part, _ in _parts(values, values, effective))
+    return torch.cat([is_clamped(*ends, effective.format, tensor_scale).flatten() for ends in ranges])
 
 
 def _float32(x: Tensor) -> Tensor:

@@ -103,6 +103,29 @@ def e8m0_scale(amax: Tensor, format: Format) -> Tensor:
     return bits.view(torch.float32)
 
 
+def span(low: Tensor, high: Tensor, format: Format) -> Tensor:
+    """What a scale covers of the range [low, high]: all of it with a zero point, else its upper half."""
+    return high - low if format.is_asymmetric else high
+
+
+def exact_scale(
+    low: Tensor, high: Tensor, format: Format, tensor_scale: Tensor | None = None, ratio: float = 1.0
+) -> Tensor:
+    """The scale, times `ratio`, that has the ends of [low, high] on the extreme codes: neither rounded nor
+    limited."""
+    scale = divide(span(low, high, format), format.scale_divisor / ratio)
+    return scale if tensor_scale is None else scale / tensor_scale
+
+
+def is_clamped(low: Tensor, high: Tensor, format: Format, tensor_scale: Tensor | None = None) -> Tensor:
+    """Whether the scale of each block with values in [low, high] lies beyond what its precision reaches: the
+    block then saturates far below its largest magnitude, or has fewer codes than it could. A block of zeros
+    needs no scale."""
+    smallest, largest = SCALE_LIMITS[format.scale_dtype]
+    scale = exact_scale(low, high, format, tensor_scale)
+    return ((scale < smallest) | (scale > largest)) & (span(low, high, format) > 0)
+
+
 def scale_of_range(
     low: Tensor, high: Tensor, format: Format, tensor_scale: Tensor | None = None, ratio: float = 1.0
 ) -> Scale:
@@ -111,16 +134,12 @@ def scale_of_range(
     smallest, largest = SCALE_LIMITS[format.scale_dtype]
     if format.scale_dtype == "e8m0":
         return Scale((e8m0_scale(high, format) * ratio).clamp_(smallest, largest))
-    span = high - low if format.is_asymmetric else high
-    scale = divide(span, format.scale_divisor / ratio)
-    if tensor_scale is not None:
-        scale = scale / tensor_scale
-    scale = scale.clamp(smallest, largest)
+    scale = exact_scale(low, high, format, tensor_scale, ratio).clamp_(smallest, largest)
     if format.scale_dtype == "e4m3":
         return Scale(round_floats_(scale, exponent_bits=4, mantissa_bits=3), tensor_scale)
     if format.scale_dtype != "fp32":
         scale = scale.to(torch.float16 if format.scale_dtype == "fp16" else torch.bfloat16).float()
-    scale = torch.where(span == 0, 1.0, scale)
+    scale = torch.where(span(low, high, format) == 0, 1.0, scale)
     if not format.is_asymmetric:
         return Scale(scale)
     zero_point = (format.min_code - (low * ratio / scale).round_()).clamp_(format.min_code, format.max_code)

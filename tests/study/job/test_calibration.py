@@ -7,6 +7,7 @@ import torch
 
 from tests.conftest import run_jobs
 from wq.study.job.calibration import Statistics
+from wq.study.job.evaluation import notices
 from wq.study.spec.composition import compose
 from wq.study.spec.resolution import resolve_spec, resolve_treatment
 from wq.study.spec.spec import Calibration, Content
@@ -100,3 +101,26 @@ def test_what_cannot_be_calibrated_is_refused_in_one_line(here, arguments, messa
     assert done.returncode == 1
     (line,) = done.stderr.strip().splitlines()
     assert message in line
+
+
+def test_scales_that_their_precision_does_not_reach_are_counted_by_layer(nano):
+    """An int8 weight of magnitude 0.2 asks for a scale of 0.0016; E4M3 ends at 0.00195."""
+    plain = ("format=int8", "granularity=channel", "roles=[encoder.mlp]")
+    expected = {layer.name: len(layer.weight) for layer in walk(nano.model) if "encoder.mlp" in layer.role}
+    with under(nano, spec_of(*plain, "format.scale_dtype=e4m3")[0]) as state:
+        assert {each.layer: each.scales for each in state.clamped} == expected
+        assert all(each.clamped > 0.5 * each.scales for each in state.clamped)
+    for enough in (["format.scale_dtype=fp16"], ["format.scale_dtype=e4m3", "format.tensor_scale=true"]):
+        with under(nano, spec_of(*plain, *enough)[0]) as state:
+            assert state.clamped == []
+
+
+def test_a_reader_is_told_of_clamped_scales_worst_layers_first():
+    counts = ("utterances", "dropped_references", "cut_utterances", "capped_transcripts", "empty_hypotheses")
+    row = dict.fromkeys(counts, 0)
+    assert notices(row) == notices(row | {"clamped_scales": []}) == []
+    (told,) = notices(
+        row | {"clamped_scales": [["a", 1, 100], ["b", 2000, 2000], ["c", 5, 100], ["d", 9, 100]]}
+    )
+    assert "2,000 of 2,000 in b, 9 of 100 in d, 5 of 100 in c, and some in 1 more" in told
+    assert "\n" not in told

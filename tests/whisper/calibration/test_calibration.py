@@ -223,7 +223,8 @@ def chosen_bins(counts, levels):
         q = np.array([means[level] if counts[i] > 0 else 0.0 for i, level in enumerate(nearest)])
         p = np.append(counts[: bins - 1], counts[bins - 1 :].sum())
         q = np.maximum(q / max(q.sum(), 1e-300), 1e-12)
-        divergences[bins] = np.sum(np.where(p > 0, p / p.sum() * np.log(np.maximum(p / p.sum(), 1e-300) / q), 0))
+        p, q = p[p > 0] / p.sum(), q[p > 0]
+        divergences[bins] = np.sum(p * np.log(p / q))
     return min(divergences, key=divergences.__getitem__)
 
 

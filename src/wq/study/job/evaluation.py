@@ -34,6 +34,8 @@ from wq.whisper.decoding.kv_cache import KVQuantizer
 from wq.whisper.decoding.long_audio import in_pieces
 from wq.whisper.methods.sequence import treated
 
+MOST_TOLD = 3  # layers in a notice
+
 
 def obtain(job: Job, directory: Path, reference: Outcome | None = None) -> Outcome:
     """The point's results: from the store where it has them, else by running it, once however many jobs ask
@@ -128,6 +130,7 @@ def evaluate(job: Job, reference: Outcome | None) -> Outcome:
         **score_columns(score, spec),
         **(difference_columns(transcripts, reference, spec) if reference else {}),
         **size_columns(size),
+        "clamped_scales": state.clamped,
         **cost.columns(read_geometry(job.checkpoint), size, spec),
         "peak_memory_bytes": memory.peak_bytes(config.device),
         # not a time where an earlier job of this process has loaded it
@@ -181,4 +184,13 @@ def notices(row: Row) -> list[str]:
         "capped_transcripts": "were cut at max_new_tokens: a loop, or a limit that is too low",
         "empty_hypotheses": "got an empty transcript",
     }
-    return [f"{row[name]} of {total} utterances {text}" for name, text in texts.items() if row[name]]
+    found = [f"{row[name]} of {total} utterances {text}" for name, text in texts.items() if row[name]]
+    worst = sorted(row.get("clamped_scales", ()), key=lambda layer: -layer[1] / layer[2])
+    if worst:
+        counts = [f"{clamped:,} of {scales:,} in {layer}" for layer, clamped, scales in worst[:MOST_TOLD]]
+        others = f", and some in {len(worst) - MOST_TOLD} more" if len(worst) > MOST_TOLD else ""
+        found.append(
+            f"scales are beyond what their precision reaches: {', '.join(counts)}{others}; choose another "
+            "format.scale_dtype, or format.tensor_scale=true with e4m3"
+        )
+    return found

@@ -81,6 +81,9 @@ COLUMNS = (
     Column("bits_per_weight", "bits", "of the linear layers, scales included", METRIC),
     Column("compression_ratio", "", "the whole checkpoint at fp16 over model_bytes", METRIC),
     Column("role_bytes", "bytes", "by role"),
+    Column(
+        "clamped_scales", "scales", "beyond what their precision reaches, of how many, by layer that has any"
+    ),
     Column("kv_cache_bytes", "bytes", "keys and values of one utterance, by formula", METRIC),
     Column("memory_bytes", "bytes", "weights, KV cache and activation peak, by formula", METRIC),
     Column("moved_bytes", "bytes", "read and written for one utterance, by formula", METRIC),

@@ -3,8 +3,9 @@
 Whatever is kept has a fixed size and does not depend on the order of the utterances or on how they are
 batched: maxima and counts are merged, and the sample holds the rows whose utterance and position hash lowest.
 
-Most frames of a window are the silence behind a short utterance. Counts and sample leave them out, so that they
-are of speech. The extremes are of all frames, as the model reads them all: what a range leaves out saturates.
+Most frames of a window are the silence behind a short utterance. Counts and sample leave them out, so that
+they are of speech. The extremes are of all frames, as the model reads them all: what a range leaves out
+saturates.
 """
 
 import math

@@ -14,8 +14,8 @@ from wq.whisper.layers.schemes import Activation
 
 # Shares of the whole range that are tried: a twelfth of an octave apart, eight octaves down
 SHARES = tuple(2.0 ** (-step / 12) for step in range(97))
-# Of the linear histogram whose divergence is minimised, and of the smallest range that is tried: with fewer bins
-# than levels no rounding would be seen
+# Of the linear histogram whose divergence is minimised, and of the smallest range that is tried: with fewer
+# bins than levels no rounding would be seen
 ENTROPY_BINS, LEAST_ENTROPY_BINS = 2048, 128
 LEAST_SHARE = 1e-12  # of a bin
 
@@ -91,9 +91,9 @@ def least_divergence_range(observed: Observed, activation: Activation) -> Range:
     """The range whose rounded values lose the least information (Migacz 2017, "8-bit inference with
     TensorRT"), in a linear histogram of magnitudes.
 
-    For every range from 128 of its 2048 bins up, the reference P is the histogram inside it, with all that lies
-    beyond counted in its last bin; Q has, in the bins that round to one value, the mean of those of P's own that
-    are not empty.
+    For every range from 128 of its 2048 bins up, the reference P is the histogram inside it, with all that
+    lies beyond counted in its last bin; Q has, in the bins that round to one value, the mean of those of P's
+    own that are not empty.
     """
     amax = max(observed.amax, -observed.amin)
     counts = linear_histogram(observed, amax)

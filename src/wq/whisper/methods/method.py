@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from wq.numerics.effective import Quantizer
 from wq.numerics.fake_quant import Quantized
@@ -19,6 +20,14 @@ Plan = list[tuple[Layer, Quantizer]]
 Observe = Callable[[Treatment, Sequence[Method]], dict[str, Observed]]
 
 
+class ClampedScales(NamedTuple):
+    """How many of the scales of a layer's weight their precision does not reach."""
+
+    layer: str
+    clamped: int
+    scales: int
+
+
 @dataclass
 class Treated:
     """A model under treatment.
@@ -29,6 +38,7 @@ class Treated:
                 values in the model, which then transcribes as if none were rounded
     applied     the methods so far
     codes       by layer name
+    clamped     of layers that have any
     smoothed    the inputs that were smoothed
     ranges      of inputs with a static scale, by layer name
     kv_cache    how keys and values are rounded as they are stored, which `transcribe` does
@@ -41,6 +51,7 @@ class Treated:
     codes_only: bool = False
     applied: list[Method] = field(default_factory=list)
     codes: dict[str, Quantized] = field(default_factory=dict)
+    clamped: list[ClampedScales] = field(default_factory=list)
     smoothed: list[SmoothedInput] = field(default_factory=list)
     ranges: dict[str, Range] = field(default_factory=dict)
     kv_cache: KVQuantizer | None = None

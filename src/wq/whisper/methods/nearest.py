@@ -7,10 +7,10 @@ from typing import TypeVar
 from torch import Tensor
 
 from wq.numerics.effective import Quantizer
-from wq.numerics.fake_quant import NonFiniteError, Quantized, fake_quantize, quantize
+from wq.numerics.fake_quant import NonFiniteError, Quantized, clamped_scales, fake_quantize, quantize
 from wq.whisper.layers.layers import Layer
 from wq.whisper.layers.treatment import Nearest
-from wq.whisper.methods.method import Treated
+from wq.whisper.methods.method import ClampedScales, Treated
 
 R = TypeVar("R")
 
@@ -21,6 +21,7 @@ FUSED = ("self_attn.q", "self_attn.k", "self_attn.v"), ("cross_attn.k", "cross_a
 @contextmanager
 def apply(nearest: Nearest, state: Treated) -> Iterator[None]:
     """Inside, the weights of the state's plan are rounded."""
+    state.clamped = clamped_layers(state.plan, nearest.share_tensor_scale)
     if state.codes_only:
         codes = quantize_weights(state.plan, nearest.share_tensor_scale)
         state.codes |= {layer.name: quantized for layer, quantized in codes}
@@ -57,6 +58,15 @@ def quantize_weights(
     """The weights of the plan's layers as codes and scales, matrices [N, K]. Raises NonFiniteError that names
     the layer."""
     return list(over_weights(quantize, plan, share_tensor_scale))
+
+
+def clamped_layers(
+    plan: Sequence[tuple[Layer, Quantizer]], share_tensor_scale: bool = False
+) -> list[ClampedScales]:
+    """The plan's layers that have such scales, as the weights are now."""
+    found = over_weights(clamped_scales, plan, share_tensor_scale)
+    counts = (ClampedScales(layer.name, int(each.sum()), each.numel()) for layer, each in found)
+    return [count for count in counts if count.clamped]
 
 
 def over_weights(
