@@ -65,8 +65,8 @@ def directory(references, systems, tmp_path_factory):
 
 @pytest.mark.parametrize("name", ["fp32", "int3"])
 def test_the_errors_are_sclites(name, references, systems, directory):
-    """sclite weighs a substitution 4, a deletion and an insertion 3 each, so that it may take two of these for
-    two substitutions; their sum is that of equal weights on anything but wild transcripts."""
+    """sclite weighs a substitution 4, a deletion and an insertion 3 each: it may take two of these for two
+    substitutions, with the same sum and a word more that is right."""
     score = wer.score([str(index) for index in range(COUNT)], references[1], systems[name])
     told = (directory / f"{name}.trn.raw").read_text()
     sentences, words, *counts = map(int, re.findall(r"\d+", re.search(r"\| Sum.*", told)[0]))
