@@ -33,14 +33,14 @@ follows the quantiles of a normal distribution.
 
 Options of a job: `format.scale_dtype` (fp32, fp16, bf16, e8m0, e4m3), `format.scale_rule` for e8m0
 (floor, even, rceil, ceil), `format.int_range` for integers (symmetric, full, asymmetric),
-`format.scale_search` (none, mse: the best of scales from 0.4 to 1.5 times the one that fits the range, of which
-both ends move), and for any other shape of number
+`format.scale_search` (none, mse: the best of scales from 0.4 to 1.5 times the one that fits the range, of
+which both ends move), and for any other shape of number
 `format=float format.exponent_bits=3 format.mantissa_bits=3` or `format=int format.integer_bits=7`.
 A new name is one more file beside the others.
 
 A scale that its precision does not reach is limited to it: fp16 ends at 65504 and 2^-24, and e4m3 at 2^-9
-unless `format.tensor_scale=true` puts a float32 scale above it. Such scales are counted by layer in the result
-(`clamped_scales`), and told.
+unless `format.tensor_scale=true` puts a float32 scale above it. Such scales are counted by layer in the
+result (`clamped_scales`), and told.
 
 The same numbers come out of three implementations, to the bit: `quantize` and `dequantize` through integer
 codes, torch's operations in tiles, and one pass in C where the machine has a compiler, which is about as

@@ -1,12 +1,16 @@
 """Sizes against known answers: public Whisper geometries, and the arithmetic of each scheme."""
 
+import copy
 import csv
 import json
 import re
 from dataclasses import asdict
 
 import pytest
+import torch
 import yaml
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from tests.conftest import plan
 from wq.catalogue import conf_dir, load_format
@@ -202,6 +206,65 @@ def test_an_exported_checkpoint_has_the_bytes_that_were_predicted(nano, format, 
     assert sum(tensor.nbytes for tensor in contents.tensors.values()) == point.size.model_bytes
     quantized = {layer.name for layer in layers}
     assert contents.weight_bytes == sum(part.bytes for part in point.size.parts if part.name in quantized)
+
+
+# --- another toolkit's files ----------------------------------------------------------------------
+
+# What is asked of compressed-tensors, by our own overrides
+TOOLKIT = {
+    "format=int4": {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 128},
+    "format=int4 group=32": {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 32},
+    "format=int4 format.int_range=asymmetric": {
+        **{"num_bits": 4, "type": "int", "strategy": "group", "group_size": 128},
+        **{"symmetric": False, "zp_dtype": torch.int8},
+    },
+    "format=int8 granularity=channel": {"num_bits": 8, "type": "int", "strategy": "channel"},
+    "format=int8 granularity=tensor": {"num_bits": 8, "type": "int", "strategy": "tensor"},
+    "format=fp8_e4m3 granularity=channel format.scale_dtype=fp16": {
+        **{"num_bits": 8, "type": "float", "strategy": "channel"},
+    },
+    "format=mxfp4": {
+        **{"num_bits": 4, "type": "float", "strategy": "group", "group_size": 32},
+        **{"scale_dtype": torch.uint8, "zp_dtype": torch.uint8},
+    },
+    "format=nvfp4": {
+        **{"num_bits": 4, "type": "float", "strategy": "tensor_group", "group_size": 16},
+        **{"scale_dtype": torch.float8_e4m3fn, "zp_dtype": torch.float8_e4m3fn},
+    },
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("overrides", TOOLKIT)
+def test_the_bytes_are_those_of_files_that_compressed_tensors_writes(nano, tmp_path, overrides):
+    """All but the shapes that it writes beside codes packed into words: sixteen bytes a layer."""
+    pytest.importorskip("compressed_tensors", reason="install the extra refs to compare with its files")
+    from compressed_tensors.compressors import ModelCompressor
+    from compressed_tensors.quantization import (
+        QuantizationArgs,
+        QuantizationConfig,
+        QuantizationScheme,
+        apply_quantization_config,
+    )
+
+    model = copy.deepcopy(nano.model).half()
+    scheme = QuantizationScheme(targets=["Linear"], weights=QuantizationArgs(**TOOLKIT[overrides]))
+    apply_quantization_config(model, QuantizationConfig(config_groups={"all": scheme}, ignore=["proj_out"]))
+    for name, scales in model.named_parameters():
+        if name.endswith("scale"):
+            scales.data.fill_(1.0)
+    ModelCompressor.from_pretrained_model(model).compress_model(model)
+    save_file({name: tensor.clone() for name, tensor in model.state_dict().items()}, tmp_path / "weights")
+    layers = {layer.name for layer in walk(nano.model) if layer.is_linear}
+    held = {"weight": 0, "shape": 0}
+    with safe_open(tmp_path / "weights", framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118
+            layer, _, part = name.rpartition(".")
+            if layer in layers and part.startswith("weight"):
+                held["shape" if part == "weight_shape" else "weight"] += file.get_tensor(name).nbytes
+    (point,) = compose_points(overrides.split())
+    assert held["weight"] == point.size.linear_bytes
+    assert held["shape"] in (0, 16 * len(layers))
 
 
 # --- geometries -----------------------------------------------------------------------------------
