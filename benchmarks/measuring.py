@@ -15,6 +15,7 @@ from statistics import median
 from typing import Any
 
 import psutil
+import torch
 
 RESULTS = Path("build/bench")
 LIBRARIES = ("torch", "transformers", "faster-whisper", "ctranslate2", "pywhispercpp", "torchao")
@@ -47,6 +48,9 @@ def machine(threads: int) -> Data:
     """The processor, its cores and memory, and the versions that a number depends on."""
     return {
         "processor": processor(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        # of the last minute: what else ran, and this
+        "load": round(os.getloadavg()[0], 1),
         "threads": threads,
         "memory_gb": round(psutil.virtual_memory().total / 1e9),
         "python": platform.python_version(),
@@ -69,19 +73,33 @@ def installed(library: str) -> str | None:
         return None
 
 
-def timed(call: Callable[[], object]) -> float:
-    started = time.perf_counter()
+def timed(call: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
+    started = clock()
     call()
-    return time.perf_counter() - started
+    return clock() - started
 
 
 def medians(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
     """Seconds of each call: all of them in turn in every round, after one round that does not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    return {name: median(values) for name, values in in_turn(calls, rounds).items()}
+
+
+def fastest(
+    calls: Mapping[Any, Callable[[], object]], rounds: int, clock: Callable[[], float]
+) -> dict[Any, float]:
+    """As `medians`, but by this clock, and the best of the rounds: what other work on the machine disturbs
+    least."""
+    return {name: min(values) for name, values in in_turn(calls, rounds, clock).items()}
+
+
+def in_turn(
+    calls: Mapping[Any, Callable[[], object]], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[Any, list[float]]:
+    seconds: dict[Any, list[float]] = {name: [] for name in calls}
     for _ in range(rounds + 1):
         for name, call in calls.items():
-            seconds[name].append(timed(call))
-    return {name: median(values[1:]) for name, values in seconds.items()}
+            seconds[name].append(timed(call, clock))
+    return {name: values[1:] for name, values in seconds.items()}
 
 
 @dataclass(frozen=True)

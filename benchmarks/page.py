@@ -11,6 +11,7 @@ PARTS = {
     "stages": "Where the time of a job goes",
     "grid": "A grid",
     "transcription": "Transcription",
+    "encoder": "The encoder",
     "scaling": "Scaling",
     "numerics": "Quantization",
     "activation": "Activations",
@@ -63,6 +64,6 @@ def text(parts: dict[str, Data]) -> str:
 def described(machine: Data) -> str:
     libraries = ", ".join(f"{name} {version}" for name, version in machine["libraries"].items())
     return (
-        f"{machine['threads']} cores of {machine['processor']}, {machine['memory_gb']} GB, "
-        f"Python {machine['python']}, {libraries}"
+        f"{machine['threads']} cores of {machine['processor']} ({machine['capability']}), "
+        f"{machine['memory_gb']} GB, Python {machine['python']}, {libraries}"
     )

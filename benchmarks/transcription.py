@@ -5,9 +5,7 @@
 Audio seconds per second (RTFx), features included, reading of files not: the median over rounds in which
 all run in turn, each in a process of its own, so that whatever else the machine does hits all alike. `nano`
 is the shipped model on the clean split of the shipped speech; `tiny` has the shape of Whisper tiny.en, random
-weights and a forced length, and hears noise of 30 s. The second table compares the encoder with its matrix
-products alone: the same shapes multiplied by whichever of torch's two libraries is faster, with nothing
-between them.
+weights and a forced length, and hears noise of 30 s.
 """
 
 from argparse import Namespace
@@ -17,15 +15,10 @@ from functools import partial
 
 import altair
 import torch
-from torch.nn import functional as F
-from transformers import WhisperForConditionalGeneration
 
 from benchmarks.cases import Case, nano, random_weights
 from benchmarks.measuring import Data, keep, medians, options, table
 from benchmarks.rivals import TRANSCRIBERS, WHISPER_CPP, agreeing, transcribers
-from wq.whisper.decoding.features import log_mel
-from wq.whisper.decoding.greedy import FRAMES_AT_ONCE, encode
-from wq.whisper.decoding.onednn import QUERIES_AT_ONCE, fast_products, is_fast, linear
 
 FEW = 16
 
@@ -48,58 +41,6 @@ def transcription(
         "seconds": seconds,
         "same": {rival: agreeing(case, rows[rival], rows["wq"]) for rival in found},
         "missing": missing,
-    }
-
-
-def products(model: WhisperForConditionalGeneration, rows: int) -> float:
-    """Seconds of the encoder's matrix products for one window, in the faster of torch's two libraries."""
-    config = model.config
-    frames, size, wide = config.max_source_positions, config.d_model, config.encoder_ffn_dim
-    layers, head = config.encoder_layers, config.d_model // config.encoder_attention_heads
-    block = min(frames, QUERIES_AT_ONCE)
-    blocks = layers * config.encoder_attention_heads * frames / block
-    # (positions, inputs, outputs, how many in a window)
-    shapes = [
-        (rows * frames, size, size, 4 * layers / rows),
-        (rows * frames, size, wide, layers / rows),
-        (rows * frames, wide, size, layers / rows),
-        (2 * frames, 3 * config.num_mel_bins, size, 1),
-        (frames, 3 * size, size, 1),
-        (block, head, frames, blocks),
-        (block, frames, head, blocks),
-    ]
-    total = 0.0
-    for positions, inputs, outputs, count in shapes:
-        x, weight = (
-            torch.randn(shape, device=model.device) for shape in ((positions, inputs), (outputs, inputs))
-        )
-        ways = {"mkl": F.linear} | ({"onednn": linear} if is_fast(weight) else {})
-        total += count * min(
-            medians({name: partial(way, x, weight) for name, way in ways.items()}, 9).values()
-        )
-    return total
-
-
-def encoder(name: str, case: Case, rounds: int) -> Data:
-    """Seconds of one window in the encoder: the model's own, ours, and its matrix products alone."""
-    module = case.model.model.encoder
-    rows = max(FRAMES_AT_ONCE // case.model.config.max_source_positions, 1)
-    features = log_mel(case.extractor, case.audios[:rows]).to(case.model.device)
-
-    def encode_fast() -> None:
-        with fast_products(module):
-            encode(module, features)
-
-    with torch.inference_mode():
-        seconds = medians(
-            {"generate": lambda: module(features).last_hidden_state, "wq": encode_fast}, 3 * rounds
-        )
-        limit = products(case.model, rows)
-    return {
-        "model": name,
-        "generate": seconds["generate"] / rows,
-        "wq": seconds["wq"] / rows,
-        "products": limit,
     }
 
 
@@ -128,14 +69,6 @@ def section(results: Data) -> str:
     reasons = {
         f"{name} on {case['model']}: {reason}" for case in cases for name, reason in case["missing"].items()
     }
-    encoders = [
-        [
-            each["model"],
-            *(f"{1e3 * each[name]:.1f}" for name in ("generate", "wq", "products")),
-            f"{each['products'] / each['wq']:.0%}",
-        ]
-        for each in results["encoder"]
-    ]
     notes = [f"Transcripts that differ from ours: {'; '.join(differing) or 'none'}."]
     notes += [f"Not measured: {'; '.join([*sorted(reasons), WHISPER_CPP])}."]
     return "\n\n".join(
@@ -147,23 +80,8 @@ def section(results: Data) -> str:
             "30 s of noise.",
             table(columns, rows),
             *notes,
-            "The encoder, milliseconds for one window, beside its matrix products alone (the same shapes "
-            "in the faster of torch's two libraries, with nothing between them):",
-            table(["model", "generate's", "wq", "products alone", "share of the limit"], encoders),
-            f"Were there nothing else to do than these products: {'; '.join(limits(results))}.",
         ]
     )
-
-
-def limits(results: Data) -> list[str]:
-    """By how much a transcription would beat `generate` that took no longer than the encoder's products."""
-    products = {each["model"]: each["products"] for each in results["encoder"]}
-    largest = {case["model"]: case for case in results["transcription"]}
-    return [
-        f"{model} in batches of {case['batch']} "
-        f"{case['seconds']['generate'] / (case['utterances'] * products[model]):.1f} times generate's RTFx"
-        for model, case in largest.items()
-    ]
 
 
 def charts(results: Data) -> dict[str, altair.Chart]:
@@ -198,7 +116,7 @@ def main() -> None:
         arguments.rounds, arguments.utterances, arguments.batches = 1, 4, [2]
     torch.set_num_threads(arguments.threads)
     makers = {"nano": partial(nano, arguments.utterances), "tiny": partial(random_weights, "tiny", 4)}
-    results: Data = {"device": arguments.device, "transcription": [], "encoder": []}
+    results: Data = {"device": arguments.device, "transcription": []}
     for name in arguments.models:
         case = makers[name]()
         case.model.to(arguments.device)  # type: ignore[arg-type]
@@ -207,7 +125,6 @@ def main() -> None:
             step = max(len(case.audios) // FEW, 1) if batch == 1 else 1
             part = replace(case, audios=case.audios[::step])
             results["transcription"].append(transcription(name, makers[name], part, batch, arguments))
-        results["encoder"].append(encoder(name, case, arguments.rounds))
     keep("transcription", arguments, results)
     print(section(results))
 

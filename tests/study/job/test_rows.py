@@ -1,9 +1,17 @@
 """The columns of a row: the rates add up, and the comparison is the one that `wq compare` makes."""
 
 import pytest
+import torch
 
 from wq.study.compare.comparison import Side, difference
-from wq.study.job.rows import Outcome, difference_columns, score_columns, spec_columns, utterance_rows
+from wq.study.job.rows import (
+    Outcome,
+    difference_columns,
+    score_columns,
+    spec_columns,
+    utterance_rows,
+    versions,
+)
 from wq.study.score import wer
 from wq.study.spec.spec import Content, Spec
 from wq.study.speech.audio import Entry
@@ -85,3 +93,10 @@ def test_lists_are_neither_metrics_nor_parameters():
     assert lists == {"utterance_errors", "utterance_words"}
     assert not lists & set(columns_of(METRIC))
     assert not lists & set(parameters(SPEC, spec_columns(SPEC), row))
+
+
+def test_a_row_says_on_what_kind_of_processor_it_was_computed():
+    row = versions()
+    assert row["cpu_capability"] == torch.backends.cpu.get_cpu_capability()
+    assert row["encoder_library"] in ("torch", "onednn")
+    assert parameters(SPEC, {}, row).items() >= row.items()

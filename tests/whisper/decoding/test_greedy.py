@@ -313,12 +313,15 @@ def test_weights_are_packed_for_a_while_and_within_bounds(monkeypatch):
 
 
 @pytest.mark.parametrize(("queries", "keys"), [(512, 512), (600, 40), (513, 700)])
-def test_attention_is_the_same_through_onednn(queries, keys):
+def test_attention_is_the_same_through_onednn(queries, keys, monkeypatch):
     torch.manual_seed(0)
     query = torch.randn(2, queries, 3, 16).transpose(1, 2)
     key, value = torch.randn(2, 2, 3, keys, 16)
     mixed = F.scaled_dot_product_attention(query, key, value, scale=0.3)
     torch.testing.assert_close(attention(query, key, value, 0.3), mixed)
+    monkeypatch.setattr(onednn, "encoder_library", lambda: "onednn")
     assert suits_attention(query)
     assert not suits_attention(query[:, :, :511])
     assert not suits_attention(query.double())
+    monkeypatch.setattr(onednn, "encoder_library", lambda: "torch")
+    assert not suits_attention(query)

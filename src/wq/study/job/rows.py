@@ -14,6 +14,7 @@ from wq.study.score.mapsswe import Alignment, mapsswe
 from wq.study.spec.spec import REFERENCE_FORMAT, Spec
 from wq.study.speech.datasets import Speech
 from wq.study.store.results import Row
+from wq.whisper.decoding import onednn
 from wq.whisper.decoding.decode import Transcript, Transcription
 from wq.whisper.layers.schemes import DEFAULT_ROLES
 
@@ -197,5 +198,10 @@ def installed(library: str) -> str:
 
 
 def versions() -> Row:
+    """What computed the point. On CPUs of two capabilities its numbers agree but for float32 rounding."""
     libraries = {f"version_{name.replace('-', '_')}": installed(name) for name in LIBRARIES}
-    return libraries | {"version_python": platform.python_version()}
+    return libraries | {
+        "version_python": platform.python_version(),
+        "cpu_capability": onednn.cpu_capability(),
+        "encoder_library": onednn.encoder_library(),
+    }

@@ -112,6 +112,8 @@ COLUMNS = (
         Column(f"version_{name}", "", f"of {name.replace('_', '-')}", PARAMETER)
         for name in ("wq", "torch", "transformers", "datasets", "jiwer", "whisper_normalizer", "python")
     ),
+    Column("cpu_capability", "", "vector instructions that torch uses on this processor", PARAMETER),
+    Column("encoder_library", "", "by them: torch or onednn, if it runs in float32 on a CPU", PARAMETER),
 )
 
 

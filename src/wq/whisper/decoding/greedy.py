@@ -6,6 +6,7 @@ on a CPU the encoder takes a few rows at a time, so that what it computes stays 
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -155,7 +156,10 @@ def feed_forward(x: Tensor, layer: Any) -> Tensor:
 
 def encode(encoder: Any, features: Tensor) -> Tensor:
     """Log-mel features [rows, mels, frames] to states [rows, frames / 2, model size]."""
-    x = F.gelu(encoder.conv2(F.gelu(encoder.conv1(features)))).transpose(1, 2).contiguous()
+    x = features
+    for convolution in (encoder.conv1, encoder.conv2):
+        x = F.gelu(onednn.convolve(x, convolution))
+    x = x.transpose(1, 2).contiguous()
     x += encoder.embed_positions.weight
     for layer in encoder.layers:
         y = layer.self_attn_layer_norm(x)
@@ -180,13 +184,13 @@ def encode_rows(
 
     NaN or Inf in them raises NonFiniteRow, whose row is one of place's.
     """
-    rows = len(features)
+    encoder, rows = model.model.encoder, len(features)
     at_once = rows_at_once(model, rows)
     for row in range(0, rows, at_once):
         if place:
             place.rows, place.position = range(row, min(row + at_once, rows)), 0
-        with fast_products(model.model.encoder):
-            states = encode(model.model.encoder, features[row : row + at_once])
+        with fast_products(encoder) if onednn.encoder_library() == "onednn" else nullcontext():
+            states = encode(encoder, features[row : row + at_once])
         check_finite(states, "the encoder's states")
         yield states
 

@@ -1,11 +1,13 @@
-"""Linear layers and attention through oneDNN, where that is faster than the BLAS that torch was built with.
+"""Linear layers and attention through oneDNN, where torch's own are slower, or sum in several orders.
 
 torch's x86 builds multiply float32 matrices with MKL, which on AMD processors leaves out AVX-512: there
-oneDNN, which comes in the same build, is two to three times as fast; on others the two are level.
+oneDNN, which comes in the same build, is two to three times as fast; on others with AVX-512 the two are
+level. Without AVX-512 MKL is the faster, and so is torch's attention.
 
-And a row of its products has the same bits whatever other rows there are, but for one row alone, which it
-sums in another order, while MKL has an order for one row, one for two and three, and one for more. Where
-activations are rounded, a last bit can become another code and then another token.
+The encoder, which multiplies a whole window at least, takes the faster: either gives a row of so many the
+same bits. The decoder takes oneDNN anywhere. A row of its products has the same bits whatever other rows
+there are, but for one row alone, which it sums in another order, while MKL has orders of its own for a few
+rows to a thread. Where activations are rounded, a last bit can become another code and then another token.
 """
 
 from collections.abc import Iterable, Iterator
@@ -24,6 +26,20 @@ PACKED_FOR = 32
 ENOUGH_QUERIES = 512
 # The weights of so many queries over 1,500 keys stay in the cache between the two products
 QUERIES_AT_ONCE = 256
+
+
+def encoder_library() -> str:
+    """What multiplies and attends in the encoder, in float32 on a CPU: torch itself, or onednn.
+
+    By the kind of processor and of torch's build, so that a machine always gives the same bits.
+    """
+    is_torch_faster = torch.backends.mkl.is_available() and "AVX512" not in cpu_capability()
+    return "torch" if is_torch_faster or not torch.backends.mkldnn.is_available() else "onednn"
+
+
+def cpu_capability() -> str:
+    """The vector instructions that torch uses here, as it names them: AVX2, AVX512, ..."""
+    return torch.backends.cpu.get_cpu_capability()
 
 
 @contextmanager
@@ -85,11 +101,19 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return product(both, weight, bias, "none", [], "")[:1].view(*x.shape[:-1], -1)
 
 
+def convolve(x: Tensor, layer: nn.Conv1d) -> Tensor:
+    """The layer's output for x [rows, channels, frames], with the same bits for a row whatever other rows
+    there are: torch takes another kernel for a single row of few frames."""
+    if not is_fast(layer.weight):
+        return layer(x)
+    x, weight = x.unsqueeze(2), layer.weight.unsqueeze(2)
+    padding, stride = (0, int(layer.padding[0])), (1, layer.stride[0])
+    return torch.mkldnn_convolution(x, weight, layer.bias, padding, stride, (1, 1), 1).squeeze(2)
+
+
 def suits_attention(query: Tensor) -> bool:
     """Whether `attention` is faster than torch's own for queries [rows, heads, positions, head size]."""
-    return (
-        query.shape[2] >= ENOUGH_QUERIES and is_float_on_cpu(query) and torch.backends.mkldnn.is_available()
-    )
+    return query.shape[2] >= ENOUGH_QUERIES and is_float_on_cpu(query) and encoder_library() == "onednn"
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
