@@ -135,8 +135,8 @@ def evaluated(
 def fill(store: Store, count: int, utterances: int, directory: Path) -> None:
     for row, transcripts in make_points(count, utterances):
         results.write_row(directory / results.RESULT, row)
-        results.write_rows(directory / results.TRANSCRIPTS, transcripts)
-        files = [directory / results.RESULT, directory / results.TRANSCRIPTS]
+        results.write_rows(directory / results.HYPOTHESES, transcripts)
+        files = [directory / results.RESULT, directory / results.HYPOTHESES]
         parameters = {name: value for name, value in row.items() if isinstance(value, str)}
         with store.running(row["point"], {FINGERPRINT: row["fingerprint"]}, None) as run_id:
             assert run_id

@@ -96,7 +96,7 @@ def assert_whole(directory: Path, expected: Undisturbed) -> None:
         row = json.loads(result.read_text())
         known, transcripts = expected.numbers[row["point"]]
         assert {name: row[name] for name in known} == known
-        assert result.with_name("transcripts.jsonl").read_text() == transcripts
+        assert result.with_name("hypotheses.jsonl").read_text() == transcripts
 
 
 def assert_repaired(directory: Path, expected: Undisturbed) -> None:

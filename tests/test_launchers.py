@@ -41,7 +41,7 @@ def numbers(sweep: Path) -> dict[str, tuple[dict, str]]:
     for result in sweep.glob("?/**/result.json"):
         row = json.loads(result.read_text())
         kept = {key: value for key, value in row.items() if key not in OWN and not key.endswith("_seconds")}
-        found[row["point"]] = kept, result.with_name("transcripts.jsonl").read_text()
+        found[row["point"]] = kept, result.with_name("hypotheses.jsonl").read_text()
     return found
 
 
@@ -178,7 +178,7 @@ def test_a_grid_whose_launcher_is_gone(wq: Run, tmp_path: Path):
     sweep = tmp_path / "multirun" / "2026-01-01" / "00-00-00"
     sweep.mkdir(parents=True)
     points = {number: ["format=int4", f"group={2**number}", "limit=2"] for number in range(5)}
-    progress.write_plan(sweep, "python -m wq.main -m X", points, {})
+    progress.write_plan(sweep, "python -m wq.main -m X", points, {n: str(n) for n in points}, {})
     for number, name in ((0, "result.json"), (1, "error.txt"), (2, ".hydra")):
         (sweep / str(number)).mkdir()
         (sweep / str(number) / name).write_text("RuntimeError: lost\n\ntrace")

@@ -13,7 +13,7 @@ FLOORS = {
     # floor: what of wq and of the outside it may import
     "numerics": ({"numerics", "caches"}, {"torch", "triton"}),
     "whisper": (
-        {"whisper", "numerics", "hub", "caches"},
+        {"whisper", "numerics", "hub", "caches", "outputs"},
         {"torch", "transformers", "numpy", "safetensors", "tqdm", "huggingface_hub"},
     ),
 }

@@ -61,7 +61,7 @@ def test_a_grid(grid: Path):
     assert row["bits_per_weight"] == 4.5
     assert 0 <= row["wer_ci_low"] <= row["wer"] <= row["wer_ci_high"]
     assert row["wer_delta_ci_low"] <= row["wer_delta"] <= row["wer_delta_ci_high"]
-    transcripts = [json.loads(line) for line in (sweep / "0" / "transcripts.jsonl").read_text().splitlines()]
+    transcripts = [json.loads(line) for line in (sweep / "0" / "hypotheses.jsonl").read_text().splitlines()]
     assert len(transcripts) == 3
     assert sum(row["errors"] for row in transcripts) / sum(row["words"] for row in transcripts) == row["wer"]
 
@@ -75,7 +75,7 @@ def test_a_grid(grid: Path):
     assert {a.path for a in store.client.list_artifacts(child.info.run_id)} == {
         "result.json",
         "transcripts.json",
-        "transcripts.jsonl",
+        "hypotheses.jsonl",
     }
     assert child.inputs.dataset_inputs[0].dataset.name.startswith("commands ")
 
@@ -158,7 +158,7 @@ def test_a_renamed_checkpoint_is_the_same_point_under_its_own_name(wq: Run, tmp_
     assert row["model"] == "copy"
     assert row["limit"] == 3
     assert row["command"] == "python -m wq.main model.path=./copy format=int4 limit=3 resamples=50"
-    assert len((directory / "transcripts.jsonl").read_text().splitlines()) == 3
+    assert len((directory / "hypotheses.jsonl").read_text().splitlines()) == 3
 
 
 @pytest.mark.slow
@@ -195,7 +195,7 @@ def test_a_failing_job_leaves_the_others(wq: Run, tmp_path: Path):
     (sweep,) = sweeps(tmp_path)
     assert (sweep / "0" / "result.json").exists()
     assert (sweep / "report.html").exists()
-    assert {path.name for path in (sweep / "1").iterdir()} == {".hydra", "error.txt", "wq.log"}
+    assert {path.name for path in (sweep / "1").iterdir()} == {".hydra", ".wq.sha256", "error.txt"}
 
 
 @pytest.mark.slow
@@ -334,7 +334,7 @@ def check_mistake(ask: Run, directory: Path, mistake: str) -> None:
     for part in expected:
         assert part in errors[0]
     assert not list(directory.rglob("result.json"))
-    assert not list(directory.rglob("transcripts.jsonl"))
+    assert not list(directory.rglob("hypotheses.jsonl"))
 
 
 def test_the_traceback_is_there_for_who_asks(wq: Run):
@@ -363,7 +363,7 @@ def test_audio_of_any_rate_and_channels_is_read(wq: Run, tmp_path: Path):
     assert job.returncode == 0, job.stderr
     assert "1 of 4 utterances" in job.stderr
     assert "window" in job.stderr
-    (transcripts,) = tmp_path.glob("outputs/*/*/transcripts.jsonl")
+    (transcripts,) = tmp_path.glob("outputs/*/*/hypotheses.jsonl")
     texts = {json.loads(line)["pred_text"] for line in transcripts.read_text().splitlines()}
     assert len(texts) == 1
     (result,) = tmp_path.glob("outputs/*/*/result.json")

@@ -21,7 +21,7 @@ from wq.study.job.evaluation import obtain
 from wq.study.job.job import prepare
 from wq.study.spec.composition import compose
 from wq.study.store import reachability, recording, results
-from wq.study.store.results import RECORD, RESULT, TRANSCRIPTS
+from wq.study.store.results import HYPOTHESES, RECORD, RESULT
 from wq.study.store.tracking import FINGERPRINT, GRID, PARENT, PID, RECORD_ID, Store
 
 POINTS = 5  # with the reference
@@ -114,7 +114,7 @@ def test_what_was_left_half_written_is_completed(grid: Path, other: Store):
     record = recording.read(directory)
     first, second = (other.create_run(record.name, record.tags) for _ in range(2))
     for run in (first, second):
-        other.record(run, dict(list(record.parameters.items())[:5]), {}, [directory / TRANSCRIPTS])
+        other.record(run, dict(list(record.parameters.items())[:5]), {}, [directory / HYPOTHESES])
     assert bring(directory, other) == {RECORDED: 1, COPIED: 1}
     (left,) = runs(other)
     assert left.info.run_id in (first, second)
@@ -146,8 +146,8 @@ DAMAGES = {
     "empty": (RESULT, lambda path: path.write_text(""), "cannot be read"),
     "a list": (RESULT, lambda path: path.write_text("[]"), "cannot be read"),
     "no fingerprint": (RESULT, lambda path: path.write_text("{}"), "cannot be read"),
-    "no transcripts": (TRANSCRIPTS, lambda path: path.unlink(), "cannot be read"),
-    "cut transcripts": (TRANSCRIPTS, lambda path: path.write_text(path.read_text()[:-9]), "cannot be read"),
+    "no transcripts": (HYPOTHESES, lambda path: path.unlink(), "cannot be read"),
+    "cut transcripts": (HYPOTHESES, lambda path: path.write_text(path.read_text()[:-9]), "cannot be read"),
     "cut record": (RECORD, lambda path: path.write_text("{"), "cannot be read"),
     "a record without all": (RECORD, lambda path: path.write_text('{"id": "x"}'), "cannot be read"),
     "another's record": (
@@ -333,7 +333,7 @@ def test_what_lies_where_it_is_asked_for_again_keeps_its_record(tmp_path: Path, 
     monkeypatch.chdir(tmp_path)
     grid = tmp_path / "grid"
     grid.mkdir()
-    (grid / progress.PLAN).write_text("{}")
+    progress.write_plan(grid, "", {0: [], 1: []}, {0: "0", 1: "1"}, {})
     overrides = ["format=fp32", "limit=1", "resamples=40", "tracking_uri=http://127.0.0.1:9/away"]
     (config,) = compose(overrides)
     job, place = prepare(config, overrides), grid / "0" / "reference"
@@ -344,5 +344,3 @@ def test_what_lies_where_it_is_asked_for_again_keeps_its_record(tmp_path: Path, 
     (grid / "1").mkdir()
     assert obtain(job, grid / "1").reused
     assert not (grid / "1" / RECORD).exists()
-    results.forget(grid)
-    assert not list(grid.rglob(RESULT))

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from tables import as_csv, read_csv
 
+from wq.outputs import write_whole
 from wq.study.compare.scenes import Scene, interval, number, percent
-from wq.study.store.results import Row, write_whole
+from wq.study.store.results import Row
 
 SETS = {
     "nano-clean": "The shipped model on the shipped speech, split `clean`: synthetic voices with commands.",

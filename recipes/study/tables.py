@@ -11,11 +11,12 @@ from typing import Any
 
 import yaml
 
+from wq.outputs import write_whole
 from wq.study.compare.comparison import Side, difference
 from wq.study.compare.scenes import Scene
 from wq.study.report import figures
 from wq.study.report.report import scene_marks
-from wq.study.store.results import Row, read_rows, write_whole
+from wq.study.store.results import Row, read_rows
 
 DIGITS = 8  # after the point, of what is no count
 

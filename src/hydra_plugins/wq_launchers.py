@@ -35,11 +35,13 @@ class Jobs:
     config: DictConfig
     task: TaskFunction
     points: Points
+    directories: Mapping[int, str]  # of these points, in the grid's
     singletons: dict[Any, Any]
     slurm: bool = False
     report: bool = False
     aloud: bool = False
     coming: Mapping[str, Any] = field(default_factory=dict)  # see wq.study.job.reuse
+    composed: Mapping[int, DictConfig] = field(default_factory=dict)  # where that is known already
 
     def __call__(self) -> None:
         Singleton.set_state(self.singletons)
@@ -52,6 +54,7 @@ class Jobs:
 
     def run(self) -> None:
         """Run the points that have no result here yet: a job that was queued again goes on where it was."""
+        from wq import outputs
         from wq.console import raise_if_interrupted, report_errors
         from wq.study.grid import grid
         from wq.study.store import results
@@ -59,16 +62,17 @@ class Jobs:
         sweep = Path(self.config.hydra.sweep.dir)
         composed = {}
         for number, overrides in self.points.items():
-            directory = sweep / str(number)
+            directory = sweep / self.directories[number]
             if not (directory / results.RESULT).exists():
-                (directory / results.ERROR).unlink(missing_ok=True)
+                outputs.remove([directory / results.ERROR])
                 with report_errors(results.keep_failure(directory)):
-                    composed[number] = compose(self.context, self.config, overrides)
+                    known = self.composed.get(number)
+                    composed[number] = known or compose(self.context, self.config, number, overrides)
         for number in self.order(composed):
             raise_if_interrupted()
             if self.aloud:
                 log.info(f"\t#{number} : {' '.join(filter_overrides(self.points[number]))}")
-            with report_errors(results.keep_failure(sweep / str(number))):
+            with report_errors(results.keep_failure(sweep / self.directories[number])):
                 self.run_point(number, composed.pop(number))
         if self.report:
             with report_errors():
@@ -84,8 +88,10 @@ class Jobs:
 
     def run_point(self, number: int, config: DictConfig) -> None:
         with open_dict(config):
-            config.hydra.job.id = os.environ.get("SLURM_JOB_ID", f"{config.hydra.job.name}_{number}")
-            config.hydra.job.num = number
+            config.hydra.job.id = os.environ.get("SLURM_JOB_ID", config.hydra.job.id)
+            # as they were resolved when the grid was launched, and stand in its plan
+            config.hydra.sweep.dir = self.config.hydra.sweep.dir
+            config.hydra.sweep.subdir = self.directories[number]
         HydraConfig.instance().set_config(config)
         run_job(
             hydra_context=self.context,
@@ -102,8 +108,12 @@ class Jobs:
         return DelayedSubmission(self)
 
 
-def compose(context: HydraContext, config: DictConfig, overrides: Sequence[str]) -> DictConfig:
-    return context.config_loader.load_sweep_config(config, list(overrides))
+def compose(context: HydraContext, config: DictConfig, number: int, overrides: Sequence[str]) -> DictConfig:
+    composed = context.config_loader.load_sweep_config(config, list(overrides))
+    with open_dict(composed):
+        composed.hydra.job.id = f"{composed.hydra.job.name}_{number}"
+        composed.hydra.job.num = number
+    return composed
 
 
 def checked(composed: DictConfig) -> "Config":
@@ -128,7 +138,38 @@ def plan(composed: Mapping[int, DictConfig]) -> tuple[list[int], dict[str, Any]]
     return [*order, *(number for number in composed if number not in configs)], coming
 
 
-def write_plan(config: DictConfig, points: Points, jobs: Mapping[int, str]) -> None:
+def place(composed: Mapping[int, DictConfig]) -> dict[int, str]:
+    """The directories of points, in the grid's.
+
+    Raises ConfigurationError where two would share one, or one leads out of the grid's.
+    """
+    from wq.study.spec.config import ConfigurationError
+
+    found = {
+        number: os.path.normpath(str(OmegaConf.select(config, "hydra.sweep.subdir")))
+        for number, config in composed.items()
+    }
+    owners: dict[Path, int] = {}
+    for number, text in found.items():
+        parts = Path(text).parts
+        if not parts or text == os.curdir or Path(text).is_absolute() or parts[0] == os.pardir:
+            raise ConfigurationError(
+                f"hydra.sweep.subdir={text} is no directory below hydra.sweep.dir; give one for every point, "
+                "such as ${hydra.job.num}"
+            )
+        owners.setdefault(Path(text), number)
+        other = next((owners[each] for each in (Path(text), *Path(text).parents) if each in owners), number)
+        if other != number:
+            raise ConfigurationError(
+                f"hydra.sweep.subdir={text} of point {number} is in the directory of point {other}; give one "
+                "for every point, such as ${hydra.job.num}"
+            )
+    return found
+
+
+def write_plan(
+    config: DictConfig, points: Points, directories: Mapping[int, str], jobs: Mapping[int, str]
+) -> None:
     import shlex
 
     from wq.study.grid import progress
@@ -136,7 +177,7 @@ def write_plan(config: DictConfig, points: Points, jobs: Mapping[int, str]) -> N
     overrides = [text for text in config.hydra.overrides.hydra if not text.startswith("hydra.mode=")]
     command = shlex.join(["python", "-m", "wq.main", "-m", *overrides, *config.hydra.overrides.task])
     shown = {number: filter_overrides(texts) for number, texts in points.items()}
-    progress.write_plan(Path(config.hydra.sweep.dir), command, shown, jobs)
+    progress.write_plan(Path(config.hydra.sweep.dir), command, shown, directories, jobs)
 
 
 def refuse_detach(config: DictConfig) -> None:
@@ -160,8 +201,38 @@ class _Launcher(Launcher):
         self.context, self.config, self.task = hydra_context, config, task_function
         self.sweep = Path(config.hydra.sweep.dir)
 
+    def prepare(self, points: Points) -> dict[int, DictConfig]:
+        """Compose points, and make room for them: nothing of others is in their directories' way, nothing of
+        an earlier grid's jobs stays there, and the plan says which points there are."""
+        from wq import outputs
+        from wq.study.grid.grid import OWN_FILES, SWEPT, sources
+        from wq.study.store import results
+
+        composed = {n: compose(self.context, self.config, n, texts) for n, texts in points.items()}
+        self.directories = place(composed)
+        for config in composed.values():
+            outputs.refuse_inside(self.sweep, "hydra.sweep.dir", sources(config))
+        jobs = [self.sweep / directory for directory in self.directories.values()]
+        settings = self.config.hydra.output_subdir
+        outputs.refuse_foreign(
+            path
+            for job in jobs
+            for path in (
+                *results.files(job),
+                *(job / settings / name for name in OWN_FILES if settings is not None),
+            )
+        )
+        outputs.remove(path for job in jobs for path in results.files(job))
+        outputs.claim([self.sweep / SWEPT])
+        self.write_plan(points, {})
+        return composed
+
+    def write_plan(self, points: Points, jobs: Mapping[int, str]) -> None:
+        write_plan(self.config, points, self.directories, jobs)
+
     def jobs(self, points: Points, **settings: Any) -> Jobs:
-        return Jobs(self.context, self.config, self.task, points, Singleton.get_state(), **settings)
+        known = Singleton.get_state()
+        return Jobs(self.context, self.config, self.task, points, self.directories, known, **settings)
 
     def configure_log(self) -> None:
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
@@ -175,9 +246,9 @@ class Basic(_Launcher):
         setup_globals()
         self.configure_log()
         points = dict(enumerate(job_overrides, initial_job_idx))
-        write_plan(self.config, points, {})
+        composed = self.prepare(points)
         log.info(f"Launching {len(points)} jobs locally")
-        self.jobs(points, aloud=True).run()
+        self.jobs(points, aloud=True, composed=composed).run()
         self.configure_log()
         return []
 
@@ -192,13 +263,13 @@ class Joblib(_Launcher):
 
         refuse_detach(self.config)
         points = dict(enumerate(job_overrides, initial_job_idx))
-        write_plan(self.config, points, {})
+        composed = self.prepare(points)
 
         def lost(number: int, error: Exception) -> None:
-            with report_errors(keep_failure(self.sweep / str(number))):
+            with report_errors(keep_failure(self.sweep / self.directories[number])):
                 raise error
 
-        order, coming = plan({n: compose(self.context, self.config, texts) for n, texts in points.items()})
+        order, coming = plan(composed)
         tasks = {number: self.jobs({number: points[number]}, coming=coming) for number in order}
         run_in_processes(tasks, lost, device=self.config.device, **self.options)
         return []
@@ -212,10 +283,14 @@ class Slurm(_Launcher):
         from wq.study.grid import grid
 
         points = dict(enumerate(job_overrides, initial_job_idx))
-        settings = checked(compose(self.context, self.config, job_overrides[0]))
-        write_plan(self.config, points, {})
+        composed = self.prepare(points)
+        settings = checked(composed[initial_job_idx])
         known = self.known()
-        stored = {number: texts for number, texts in points.items() if known and self.is_in(known, texts)}
+        stored = {
+            number: texts
+            for number, texts in points.items()
+            if known and self.is_in(known, composed[number], texts)
+        }
         self.jobs(stored).run()
         self.configure_log()
         left = [number for number in points if number not in stored]
@@ -228,7 +303,7 @@ class Slurm(_Launcher):
         assert isinstance(options, dict)
         names = slurm.submit(self.sweep / slurm.FOLDER, tasks, options)  # type: ignore[arg-type]
         jobs = {number: name for chunk, name in zip(chunks, names, strict=True) for number in chunk}
-        write_plan(self.config, points, jobs)
+        self.write_plan(points, jobs)
         first, last = names[0], names[-1]
         print(
             f"{len(left)} points in {len(names)} Slurm jobs, {first}"
@@ -248,7 +323,7 @@ class Slurm(_Launcher):
     def is_done(self, number: int) -> bool:
         from wq.study.store.results import RESULT
 
-        return (self.sweep / str(number) / RESULT).exists()
+        return (self.sweep / self.directories[number] / RESULT).exists()
 
     def known(self) -> set[str]:
         """The fingerprints of the points that the store has."""
@@ -260,13 +335,13 @@ class Slurm(_Launcher):
             return {run.data.tags[FINGERPRINT] for run in store.runs("attributes.status = 'FINISHED'")}
         return set()
 
-    def is_in(self, known: set[str], overrides: Sequence[str]) -> bool:
+    def is_in(self, known: set[str], composed: DictConfig, overrides: Sequence[str]) -> bool:
         """Whether a point needs no job, as the store has it and its reference."""
         from dataclasses import replace
 
         from wq.study.job.job import prepare
 
-        config = checked(compose(self.context, self.config, overrides))
+        config = checked(composed)
         try:
             job = prepare(replace(config, device="cpu"), list(overrides))
             return not config.rerun and {job.spec.fingerprint, job.spec.reference().fingerprint} <= known

@@ -1,7 +1,7 @@
 """One job, top to bottom: `python -m wq.main`. With -m, a grid of them.
 
 compose -> validate -> effective spec -> fingerprint -> in the store already? -> load -> quantize ->
-transcribe -> score -> size -> result.json and transcripts.jsonl -> MLflow.
+transcribe -> score -> size -> result.json and hypotheses.jsonl -> MLflow.
 """
 
 import sys
@@ -45,7 +45,11 @@ def run(config: Config, directory: Path, overrides: list[str]) -> None:
     reuse.here.expect(job.spec)  # before its reference, which may leave something for it
     sweep = results.sweep_of(directory)
     job.store.connection.tell_failure(sweep or directory)
-    reference = None if job.spec.is_reference else evaluation.obtain(job.reference(), directory / "reference")
+    reference = (
+        None
+        if job.spec.is_reference
+        else evaluation.obtain(job.reference(), directory / results.REFERENCE_FOLDER)
+    )
     if reference:
         results.write_row(directory / results.REFERENCE, reference.row)
         if not reference.reused:

@@ -110,10 +110,10 @@ def test_what_a_server_keeps_is_fetched_once(server, tmp_path, monkeypatch):
     store = Store(server, "kept by the server")
     row = {"fingerprint": "abc", "point": "int4", "status": "finished", "wer": 0.25}
     results.write_row(tmp_path / results.RESULT, row)
-    results.write_rows(tmp_path / results.TRANSCRIPTS, [{"id": "a"}])
+    results.write_rows(tmp_path / results.HYPOTHESES, [{"id": "a"}])
     with store.running("int4", {FINGERPRINT: "abc"}, None) as run_id:
         assert run_id
-        store.record(run_id, {}, {"wer": 0.25}, [tmp_path / results.RESULT, tmp_path / results.TRANSCRIPTS])
+        store.record(run_id, {}, {"wer": 0.25}, [tmp_path / results.RESULT, tmp_path / results.HYPOTHESES])
     assert str(store.client.get_run(run_id).info.artifact_uri).startswith("mlflow-artifacts:")
     first = of_stores([store])
     assert first.rows == [row]

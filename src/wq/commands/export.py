@@ -31,6 +31,7 @@ def main() -> None:
 
 
 def export(arguments: list[str]) -> None:
+    from wq.outputs import refuse_inside
     from wq.study.job.job import prepare
     from wq.study.resources.points import split_settings
     from wq.study.spec.composition import compose
@@ -59,7 +60,9 @@ def export(arguments: list[str]) -> None:
         )
     out = Path(settings.pop("out"))
     check_target(out, overwrite == "true")
-    job = prepare(configs[0], overrides, looks_only=True)
+    config = configs[0]
+    refuse_inside(out, "out", {"dataset.path": config.dataset.path, "model.path": config.model.path})
+    job = prepare(config, overrides, looks_only=True)
     tell_ignored(job.spec)
     write(job, out, overwrite=overwrite == "true", **settings)
 

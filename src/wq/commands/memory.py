@@ -3,6 +3,7 @@
 from itertools import product
 from pathlib import Path
 
+from wq import outputs
 from wq.console import run_command
 
 HELP = """usage: wq memory [key=value ...]
@@ -67,4 +68,5 @@ def tell(arguments: list[str]) -> None:
 def picture(name: str) -> Path:
     if not name.endswith((".png", ".svg")):
         raise ValueError(f"out={name} is no picture; give a name that ends in .png or .svg")
+    outputs.refuse_foreign([Path(name)])
     return Path(name)

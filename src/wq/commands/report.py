@@ -23,11 +23,13 @@ def main() -> None:
 
 
 def build(arguments: list[str]) -> None:
+    from wq import outputs
     from wq.console import without_password
     from wq.study.compare.selection import of_stores
     from wq.study.report.report import format_table, write_report
     from wq.study.resources.points import directory_for
     from wq.study.score.noninferiority import parse_margin
+    from wq.study.store.results import REPORT
     from wq.study.store.tracking import Store, default_uri
 
     settings = dict(_split(text) for text in arguments)
@@ -36,6 +38,7 @@ def build(arguments: list[str]) -> None:
     experiments = settings.pop("experiment_name", "wq")
     query = settings.pop("filter", "")
     margin = parse_margin(settings.pop("margin", None))
+    outputs.refuse_foreign(out / name for name in REPORT)
     stores = [Store(uri, name) for name in experiments.split(",")]
     selection = of_stores(stores, query, settings, margin)
     without = selection.unfinished

@@ -30,12 +30,14 @@ def main() -> None:
 
 
 def tell(arguments: list[str]) -> None:
-    from wq.study.report.sensitivity import HEADER, cells, leave
+    from wq import outputs
+    from wq.study.report.sensitivity import HEADER, cells, files, leave
     from wq.study.resources.points import aligned, directory_for, split_settings
 
     refuse_passwords(arguments)
     settings, overrides = split_settings(arguments, {"by": way, "out": directory_for, "format": str})
     directory, by = settings.get("out", [Path("outputs/sensitivity")])[-1], settings.get("by", ["role"])[-1]
+    outputs.refuse_foreign(files(directory))
     formats = dict.fromkeys(settings.get("format", [None]))
     parts = [
         part
@@ -50,6 +52,7 @@ def tell(arguments: list[str]) -> None:
 
 
 def of_format(overrides: list[str], by: str, directory: Path) -> "list[Part]":
+    from wq import outputs
     from wq.main import run
     from wq.study.job.calibration import Statistics
     from wq.study.job.job import load_once, prepare, read_calibration
@@ -62,6 +65,9 @@ def of_format(overrides: list[str], by: str, directory: Path) -> "list[Part]":
     config, *more = compose(overrides)
     if more:
         raise ValueError("a sensitivity study is of one job in several formats; give commas to format= alone")
+    outputs.refuse_inside(
+        directory, "out", {"dataset.path": config.dataset.path, "model.path": config.model.path}
+    )
     geometry = find_geometry(config.model.path, config.model.revision)
     found: list[Part] = []
     seen = None  # the same for all parts: of the model as it was loaded

@@ -172,7 +172,7 @@ def test_probabilities(p, text):
 
 def write(directory, found: Side):
     results.write_row(directory / results.RESULT, found.row)
-    results.write_rows(directory / results.TRANSCRIPTS, found.transcripts)
+    results.write_rows(directory / results.HYPOTHESES, found.transcripts)
     return directory
 
 
@@ -189,7 +189,7 @@ def store(tmp_path_factory):
         tags = {FINGERPRINT: fingerprint, "point": point, "split": split, "model": "nano"}
         with store.running(point, tags, parent=None) as run_id:
             assert run_id
-            files = [directory / results.RESULT, directory / results.TRANSCRIPTS]
+            files = [directory / results.RESULT, directory / results.HYPOTHESES]
             reference = {} if point == "fp32" else {"reference": f"fp32{split}0000"}
             store.record(run_id, {"limit": None, **reference}, {"wer": 0.25}, files)
     with pytest.raises(RuntimeError), store.running("nf4", {FINGERPRINT: "nf4", "point": "nf4"}, None):

@@ -10,6 +10,7 @@ import pytest
 from tests.study.spec.test_spec import spec
 from wq.commands.report import build
 from wq.study.compare.selection import Selection, alternatives, check_values, of_stores, of_sweep
+from wq.study.grid.progress import write_plan
 from wq.study.spec.config import DatasetConfig
 from wq.study.store import results
 from wq.study.store.recording import TABLE, parameters, source, tags, write_table
@@ -30,8 +31,8 @@ def finish(store: Store, directory: Path, point: str, wer: float, reference: str
     }
     results.write_row(directory / point / results.RESULT, row)
     words = [{"id": "a", "text": "hello", "pred_text": "hello", "errors": 0, "words": 1, "tokens": [1]}]
-    results.write_rows(directory / point / results.TRANSCRIPTS, words)
-    files = [directory / point / name for name in (results.RESULT, results.TRANSCRIPTS)]
+    results.write_rows(directory / point / results.HYPOTHESES, words)
+    files = [directory / point / name for name in (results.RESULT, results.HYPOTHESES)]
     with store.running(point, tags(point, row), None) as run_id:
         assert run_id
         store.record(run_id, {"format": row["format"]}, {"wer": wer}, files)
@@ -161,7 +162,7 @@ def test_a_report_is_of_whatever_rows_there_are(store, tmp_path, capsys):
         artifact = store.artifact(store.client.get_run(run), results.RESULT)
         artifact.write_text(text)
         if point == "old":
-            (artifact.parent / results.TRANSCRIPTS).unlink()
+            (artifact.parent / results.HYPOTHESES).unlink()
     build([f"tracking_uri={store.uri}", f"experiment_name={store.experiment}", f"out={tmp_path / 'out'}"])
     said = capsys.readouterr()
     assert said.err == "2 finished runs are left out: their result.json cannot be read\n"
@@ -181,11 +182,12 @@ def test_a_grid_selects_its_jobs_and_their_references(tmp_path):
         for directory, point in ((tmp_path / number / "reference", "fp32"), (tmp_path / number, name)):
             row = {"fingerprint": point, "point": point, "status": "finished"}
             results.write_row(directory / results.RESULT, row)
-            results.write_rows(directory / results.TRANSCRIPTS, [])
+            results.write_rows(directory / results.HYPOTHESES, [])
         results.write_row(
             tmp_path / number / results.REFERENCE,
             {"fingerprint": "fp32", "point": "fp32", "status": "finished"},
         )
+    write_plan(tmp_path, "", {0: [], 1: []}, {0: "0", 1: "1"}, {})
     selection = of_sweep(tmp_path)
     assert points(selection).keys() == selection.transcripts.keys() == {"fp32", "int4", "int8"}
     assert of_sweep(tmp_path / "nowhere") == Selection([])
@@ -193,9 +195,9 @@ def test_a_grid_selects_its_jobs_and_their_references(tmp_path):
 
 def test_transcripts_are_a_table_of_the_run(store, tmp_path):
     results.write_rows(
-        tmp_path / results.TRANSCRIPTS, [{"id": "a", "text": "x\u2028y", "pred_text": "é", "tokens": [1]}]
+        tmp_path / results.HYPOTHESES, [{"id": "a", "text": "x\u2028y", "pred_text": "é", "tokens": [1]}]
     )
-    write_table(tmp_path / results.TRANSCRIPTS, tmp_path / TABLE)
+    write_table(tmp_path / results.HYPOTHESES, tmp_path / TABLE)
     run_id = store.create_run("run", {})
     store.record(run_id, {f"p{n}": n for n in range(250)}, {"wer": 0.5}, [], [tmp_path / TABLE])
     run = store.client.get_run(run_id)

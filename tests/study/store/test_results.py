@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from wq import outputs
 from wq.console import one_line
 from wq.study.store import results
 
@@ -26,7 +27,7 @@ def test_nothing_stays_where_writing_fails(tmp_path):
         results.write_row(tmp_path / "x.json", {"unserialisable": object()})
     (tmp_path / "taken").mkdir()
     with pytest.raises(OSError, match="taken"):
-        results.write_whole(tmp_path / "taken", "text")
+        outputs.write_whole(tmp_path / "taken", "text")
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 
@@ -57,8 +58,7 @@ def test_a_killed_writer_leaves_the_old_file_or_all_of_the_new_one(tmp_path):
 
 def job(sweep: Path, number: int, **files: object) -> Path:
     directory = sweep / str(number)
-    (directory / ".hydra").mkdir(parents=True)
-    (directory / ".hydra" / "overrides.yaml").write_text("- format=int4\n- group=32\n")
+    directory.mkdir(parents=True)
     for name, content in files.items():
         text = content if isinstance(content, str) else json.dumps(content)
         (directory / results.__dict__[name]).write_text(text)
@@ -72,7 +72,10 @@ def test_collect(tmp_path):
     job(tmp_path, 1, RESULT={"fingerprint": "one", "point": "int4", **finished}, REFERENCE=reference)
     job(tmp_path, 2, ERROR="group=-1 must be at least 1\n\nTraceback ...", REFERENCE=reference)
     job(tmp_path, 10, REFERENCE=reference)
-    (tmp_path / "multirun.yaml").write_text("")
+    job(tmp_path, 7, RESULT={"fingerprint": "other", "point": "int8", **finished})  # of an earlier grid
+    settings = ["format=int4", "group=32"]
+    points = [{"number": n, "overrides": settings, "job": None} for n in (0, 1, 2, 10, 11)]
+    (tmp_path / results.PLAN).write_text(json.dumps({"points": points}))
     rows = results.collect(tmp_path)
     assert [(row["point"], row["status"]) for row in rows] == [
         ("fp32", "finished"),

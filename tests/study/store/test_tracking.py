@@ -20,9 +20,9 @@ def finish(store, fingerprint, tmp_path, **row):
     """Record a finished point."""
     directory = tmp_path / fingerprint
     results.write_row(directory / results.RESULT, {"fingerprint": fingerprint, **row})
-    results.write_rows(directory / results.TRANSCRIPTS, [{"id": "a", "pred_text": "hello"}])
+    results.write_rows(directory / results.HYPOTHESES, [{"id": "a", "pred_text": "hello"}])
     with store.running(fingerprint, {FINGERPRINT: fingerprint}, parent=None) as run_id:
-        files = [directory / results.RESULT, directory / results.TRANSCRIPTS]
+        files = [directory / results.RESULT, directory / results.HYPOTHESES]
         store.record(run_id, {"format": "int4", "group": None}, {"wer": 0.25}, files)
     return run_id
 
@@ -152,7 +152,7 @@ def test_a_deleted_experiment_is_named_with_its_remedy(database):
         assert f"mlflow experiments restore -x {store.experiment_id})" in text
 
 
-@pytest.mark.parametrize("artifact", [results.RESULT, results.TRANSCRIPTS])
+@pytest.mark.parametrize("artifact", [results.RESULT, results.HYPOTHESES])
 @pytest.mark.parametrize("content", [None, "{"])
 def test_a_run_without_its_results_is_not_found(store, tmp_path, capsys, artifact, content):
     whole = finish(store, "abc", tmp_path, wer=0.25)

@@ -8,7 +8,7 @@ from wq.console import did_you_mean, nearest, without_password
 from wq.study.compare.comparison import Side
 from wq.study.compare.scenes import reference_of
 from wq.study.store.columns import TAG, columns_of
-from wq.study.store.results import RESULT, TRANSCRIPTS, read_row, read_rows
+from wq.study.store.results import RESULT, hypotheses, read_row, read_rows
 from wq.study.store.tracking import FAILURE, FINGERPRINT, Store
 
 if TYPE_CHECKING:
@@ -52,11 +52,12 @@ def on_disk(text: str) -> Side | None:
     by_chance = "/" not in text and not (directory / RESULT).is_file()  # a folder called fp32
     if not path.exists() or by_chance:
         return None
-    for name in (RESULT, TRANSCRIPTS):
-        if not (directory / name).is_file():
-            raise ValueError(f"{directory} has no {name}; give the directory of a job that is finished")
+    result, words = directory / RESULT, hypotheses(directory)
+    for file in (result, words):
+        if not file.is_file():
+            raise ValueError(f"{directory} has no {file.name}; give the directory of a job that is finished")
     try:
-        return Side(read_row(directory / RESULT), read_rows(directory / TRANSCRIPTS), str(path))
+        return Side(read_row(result), read_rows(words), str(path))
     except ValueError as error:
         raise ValueError(f"the results in {directory} cannot be read ({error}); run the job again") from error
 

@@ -14,7 +14,7 @@ from wq.console import did_you_mean
 from wq.study.compare.scenes import Scene, is_finished, reference_of, scenes, unfinished
 from wq.study.score.noninferiority import MARGIN
 from wq.study.store import results
-from wq.study.store.results import RESULT, TRANSCRIPTS, Row
+from wq.study.store.results import RESULT, Row
 from wq.study.store.tracking import FAILURE, FINGERPRINT, HOST, NAME, Store, is_dead
 
 READERS = 16  # threads: a server's answers are waited for together
@@ -22,7 +22,7 @@ READERS = 16  # threads: a server's answers are waited for together
 
 @dataclass(frozen=True)
 class Selection:
-    """The rows of a report, and the `transcripts.jsonl` of those fingerprints that have one; and by how much
+    """The rows of a report, and the `hypotheses.jsonl` of those fingerprints that have one; and by how much
     WER a recommended point may be worse than its reference."""
 
     rows: list[Row]
@@ -41,13 +41,13 @@ class Selection:
 
 def of_sweep(directory: Path, margin: float = MARGIN) -> Selection:
     """The points of a grid and their references, from its jobs' directories."""
-    if not directory.is_dir():
+    if not (directory / results.PLAN).exists():
         return Selection([], margin=margin)
     transcripts: dict[str, Path] = {}
-    for result in sorted(directory.glob(f"[0-9]*/**/{RESULT}")):
-        beside = result.with_name(TRANSCRIPTS)
+    for place in results.finished(directory):
+        beside = results.hypotheses(place)
         if beside.exists():
-            transcripts[results.read_row(result)["fingerprint"]] = beside
+            transcripts[results.read_row(place / RESULT)["fingerprint"]] = beside
     return Selection(results.collect(directory), transcripts, margin)
 
 
@@ -91,7 +91,7 @@ def _take(store: Store, runs: list[Any], rows: dict[str, Row], transcripts: dict
 
     def read(run: Any) -> tuple[Row, Path] | None:
         try:
-            row, path = store.read_result(run), store.artifact(run, TRANSCRIPTS)
+            row, path = store.read_result(run), store.hypotheses(run)
         except Exception:  # of MLflow, of whatever keeps the artifacts, or of JSON
             return None
         return (row, path) if isinstance(row, dict) else None

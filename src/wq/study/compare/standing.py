@@ -20,7 +20,7 @@ class Errors:
     """Word errors of points on the scored utterances of their test set.
 
     words      reference words [utterances]
-    lines      [utterances] where each stands in a `transcripts.jsonl`
+    lines      [utterances] where each stands in a `hypotheses.jsonl`
     of         row number -> errors [utterances]; rows of which they are not known are missing
     """
 
@@ -31,7 +31,7 @@ class Errors:
 
 def read_errors(rows: Sequence[Row], transcripts: Mapping[str, Path]) -> Errors | None:
     """From the rows' column `utterance_errors`, or else from their transcripts; None where no row has a
-    `transcripts.jsonl`, which alone tells the reference words."""
+    `hypotheses.jsonl`, which alone tells the reference words."""
     known = ((n, read_transcripts(row, transcripts)) for n, row in enumerate(rows))
     first = next(((n, found) for n, found in known if found), None)
     if first is None:

@@ -4,14 +4,15 @@ import hashlib
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from wq.console import FULL_ERROR, ending, leave, listen, refuse_passwords, report_errors, say
 from wq.study.spec.composition import explained, refuse_options, respell
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from wq.study.report.report import Report
     from wq.study.store.tracking import Store
 
+OWN_FILES = ("config.yaml", "hydra.yaml", "overrides.yaml")  # of Hydra, in hydra.output_subdir
+SWEPT = "multirun.yaml"  # of Hydra, in a grid's directory
 HOW = ("chunk=", "detach=", "margin=")  # settings that say how a grid is run or read, not which
 
 
@@ -45,17 +48,31 @@ class Grid(Callback):
     launched: Sweep | None = None
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        from wq import outputs
+        from wq.study.store import results
+
+        directory, settings = Path(config.hydra.run.dir), config.hydra.output_subdir
+        with accepted():
+            outputs.refuse_inside(directory, "hydra.run.dir", sources(config))
+            outputs.refuse_foreign(results.files(directory))
+            if settings is not None:
+                outputs.refuse_foreign(directory / settings / name for name in OWN_FILES)
+        outputs.remove(results.files(directory))
         chosen = config.hydra.runtime.choices.get("hydra/launcher")
         if chosen != "basic":
             print(f"hydra/launcher={chosen} is for grids: without -m the job runs here", file=sys.stderr)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        from wq.study.store.results import forget
+        from wq import outputs
+        from wq.study.store.results import PLAN, REPORT
         from wq.study.store.tracking import PARENT_VARIABLE
 
         sweep = Sweep(
             Path(config.hydra.sweep.dir), None, open_store(config), config.expect_wer, config.margin
         )
+        with accepted():
+            outputs.refuse_inside(sweep.directory, "hydra.sweep.dir", sources(config))
+            outputs.refuse_foreign(sweep.directory / name for name in (PLAN, SWEPT, *REPORT))
         sweep.store.check()
         os.environ.pop(PARENT_VARIABLE, None)
         with sweep.store.connection.optional():
@@ -64,8 +81,28 @@ class Grid(Callback):
             os.environ[PARENT_VARIABLE] = parent
             sweep = replace(sweep, parent_run=parent)
         sweep.store.connection.tell_failure(sweep.directory)
-        forget(sweep.directory)
         Grid.launched = sweep
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        from wq import outputs
+
+        if config.hydra.output_subdir is not None:
+            directory = Path(config.hydra.runtime.output_dir) / config.hydra.output_subdir
+            outputs.claim(directory / name for name in OWN_FILES)
+
+
+@contextmanager
+def accepted() -> Iterator[None]:
+    """What is refused in here ends the process: of a callback's errors Hydra would make warnings."""
+    with report_errors():
+        yield
+    if ending.errors:
+        sys.exit(ending.code)
+
+
+def sources(config: DictConfig) -> dict[str, str | None]:
+    """Where a composed configuration reads from, by its settings."""
+    return {key: OmegaConf.select(config, key, default=None) for key in ("dataset.path", "model.path")}
 
 
 def identity(overrides: Iterable[str]) -> tuple[str, str]:
@@ -101,9 +138,12 @@ def run_application(application: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         interrupted = True
+    except SystemExit:  # of Hydra, or of what a callback refused
+        if not ending.errors:
+            raise
     if Grid.launched is not None:
         with report_errors():
-            finish(Grid.launched, "KILLED" if interrupted else "FAILED" if ending.errors else "FINISHED")
+            end(Grid.launched, "KILLED" if interrupted else "FAILED" if ending.errors else "FINISHED")
     leave(wants_traceback, 130 if interrupted else ending.code)
 
 
@@ -134,6 +174,17 @@ def finish_detached(directory: Path, config: DictConfig) -> None:
             finish(ended, "FINISHED")
 
 
+def end(sweep: Sweep, status: str) -> None:
+    """The end of a grid of this process, which may have been refused before any job."""
+    from wq.study.grid import progress
+
+    if progress.is_launched_here(sweep.directory):
+        finish(sweep, status)
+    elif sweep.parent_run:
+        with sweep.store.connection.optional():
+            close(sweep.store, sweep.parent_run, None, "FAILED")
+
+
 def finish(sweep: Sweep, status: str) -> None:
     """The table and the report of a grid, and the end of its parent run. Raises where one has no result."""
     from wq.study.compare.expected import unexpected
@@ -143,7 +194,7 @@ def finish(sweep: Sweep, status: str) -> None:
 
     selection = of_sweep(sweep.directory, sweep.margin)
     rows = selection.rows
-    points = progress.look(sweep.directory) if (sweep.directory / progress.PLAN).exists() else []
+    points = progress.look(sweep.directory)
     unfinished = any(point.state != "done" for point in points)
     if unfinished and status == "FINISHED":
         status = "FAILED"

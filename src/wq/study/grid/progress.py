@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 
 from wq import slurm
-from wq.study.store.results import ERROR, PLAN, RESULT, Row, read_row, write_row
+from wq.study.store.results import ERROR, PLAN, RESULT, Planned, Row, planned, read_row, write_row
 
 STATES = ("done", "running", "waiting", "failed", "missing")
 
@@ -29,15 +29,23 @@ class Point:
 
 
 def write_plan(
-    sweep: Path, command: str, points: Mapping[int, Sequence[str]], jobs: Mapping[int, str]
+    sweep: Path,
+    command: str,
+    points: Mapping[int, Sequence[str]],
+    directories: Mapping[int, str],
+    jobs: Mapping[int, str],
 ) -> None:
     """Leave in the grid's directory which points there are, who runs them and what repeats the grid. Points
     of an earlier batch stay.
 
-    jobs: the Slurm job of each point that has one.
+    directories   of the points, in the grid's
+    jobs          the Slurm job of each point that has one
     """
     process = psutil.Process()
-    plan = [{"number": n, "overrides": list(texts), "job": jobs.get(n)} for n, texts in points.items()]
+    plan = [
+        {"number": n, "overrides": list(texts), "directory": directories[n], "job": jobs.get(n)}
+        for n, texts in points.items()
+    ]
     earlier = read_row(sweep / PLAN)["points"] if min(points) and (sweep / PLAN).exists() else []
     write_row(
         sweep / PLAN,
@@ -54,15 +62,15 @@ def write_plan(
 def look(sweep: Path) -> list[Point]:
     """Every point of a grid, in the grid's order. Raises FileNotFoundError where there is no grid."""
     plan = read_row(sweep / PLAN)
-    points = plan["points"]
-    shared = set.intersection(*(set(point["overrides"]) for point in points)) if len(points) > 1 else set()
-    without = [point for point in points if not (sweep / str(point["number"]) / RESULT).exists()]
-    jobs = slurm.states({point["job"] for point in without if point["job"]})
+    points = planned(sweep)
+    shared = set.intersection(*(set(point.overrides) for point in points)) if len(points) > 1 else set()
+    without = [point for point in points if not (point.directory / RESULT).exists()]
+    jobs = slurm.states({point.slurm_job for point in without if point.slurm_job})
     alive = None if jobs else is_alive(plan)
     return [
         Point(
-            point["number"],
-            " ".join(text for text in point["overrides"] if text not in shared) or f"job {point['number']}",
+            point.number,
+            " ".join(text for text in point.overrides if text not in shared) or f"job {point.number}",
             *_state(sweep, point, jobs, alive),
         )
         for point in points
@@ -71,8 +79,16 @@ def look(sweep: Path) -> list[Point]:
 
 def is_over(sweep: Path) -> bool:
     """Whether every point has ended by itself, well or with an error."""
-    directories = [sweep / str(point["number"]) for point in read_row(sweep / PLAN)["points"]]
+    directories = [point.directory for point in planned(sweep)]
     return all((each / RESULT).exists() or (each / ERROR).exists() for each in directories)
+
+
+def is_launched_here(sweep: Path) -> bool:
+    """Whether the plan in a grid's directory is of this process, and not of an earlier grid."""
+    if not (sweep / PLAN).exists():
+        return False
+    plan = read_row(sweep / PLAN)
+    return plan["pid"] == os.getpid() and bool(is_alive(plan))
 
 
 def is_alive(plan: Row) -> bool | None:
@@ -85,15 +101,15 @@ def is_alive(plan: Row) -> bool | None:
         return False
 
 
-def _state(sweep: Path, point: Row, jobs: dict[str, slurm.State], alive: bool | None) -> tuple[str, str]:
-    directory = sweep / str(point["number"])
+def _state(sweep: Path, point: Planned, jobs: dict[str, slurm.State], alive: bool | None) -> tuple[str, str]:
+    directory = point.directory
     if (directory / RESULT).exists():
         return "done", ""
     if (directory / ERROR).exists():
         return "failed", (directory / ERROR).read_text(encoding="utf-8").partition("\n")[0]
     begun = directory.is_dir()
-    if point["job"]:
-        return _state_in_slurm(sweep, point["job"], jobs, begun)
+    if point.slurm_job:
+        return _state_in_slurm(sweep, point.slurm_job, jobs, begun)
     if alive is None:
         return "missing", f"no result yet; on {read_row(sweep / PLAN)['host']} wq status knows more"
     if alive:

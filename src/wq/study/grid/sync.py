@@ -17,7 +17,7 @@ from wq.study.score.noninferiority import MARGIN
 from wq.study.store import recording
 from wq.study.store.locks import exclusive
 from wq.study.store.recording import Record
-from wq.study.store.results import RECORD, RESULT, TRANSCRIPTS, read_row, read_rows, sweep_of
+from wq.study.store.results import RECORD, RESULT, hypotheses, read_row, read_rows, sweep_of
 from wq.study.store.tracking import FINGERPRINT, GRID, PARENT, RECORD_ID, Store, finished
 
 OUTCOMES = RECORDED, KNOWN, COPIED, LEFT = (
@@ -73,7 +73,7 @@ def read(directory: Path) -> Record | None:
     """
     try:
         fingerprint = read_row(directory / RESULT)["fingerprint"]
-        read_rows(directory / TRANSCRIPTS)
+        read_rows(hypotheses(directory))
         record = recording.read(directory) if (directory / RECORD).exists() else None
     except (OSError, ValueError, TypeError, KeyError) as error:
         reason = " ".join(str(error).split())

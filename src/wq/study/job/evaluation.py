@@ -4,6 +4,7 @@ import os
 import time
 from pathlib import Path
 
+from wq import outputs
 from wq.study.job import memory, reuse
 from wq.study.job.calibration import Statistics, named
 from wq.study.job.job import Job, load_once
@@ -47,11 +48,11 @@ def obtain(job: Job, directory: Path, reference: Outcome | None = None) -> Outco
             return record(job, directory, reference)
         # The same numbers under this job's own names: the model may have been called otherwise before
         row = results.read_row(found[results.RESULT]) | spec_columns(job.spec) | {"command": job.command}
-        outcome = Outcome(row, results.read_rows(found[results.TRANSCRIPTS]), reused=True)
+        outcome = Outcome(row, results.read_rows(found[results.HYPOTHESES]), reused=True)
         for name in diagnosis_of(job.spec):
-            results.write_whole(directory / name, found[name].read_bytes())
+            outputs.write(directory / name, found[name].read_bytes())
     if found[results.RESULT] != directory / results.RESULT:
-        (directory / results.RECORD).unlink(missing_ok=True)  # of what lay here before
+        outputs.remove([directory / results.RECORD])  # of what lay here before
     write_files(directory, outcome)
     return outcome
 
@@ -59,17 +60,16 @@ def obtain(job: Job, directory: Path, reference: Outcome | None = None) -> Outco
 def files_of(job: Job, directory: Path) -> dict[str, Path] | None:
     """The files of the point's finished run by their names: the store's, or those of another job of this
     grid, which the store could not take. None where there is none."""
-    names = [
-        results.RESULT,
-        results.TRANSCRIPTS,
-        *diagnosis_of(job.spec),
-    ]
+    names = [results.RESULT, *diagnosis_of(job.spec)]
     with job.store.connection.optional():
         if run := job.store.find_run(job.spec.fingerprint):
-            return {name: job.store.artifact(run, name) for name in names}
+            found = {name: job.store.artifact(run, name) for name in names}
+            return found | {results.HYPOTHESES: job.store.hypotheses(run)}
     sweep = results.sweep_of(directory)
     done = results.find_job(sweep, job.spec.fingerprint) if sweep else None
-    return {name: done / name for name in names} if done else None
+    if done is None:
+        return None
+    return {name: done / name for name in names} | {results.HYPOTHESES: results.hypotheses(done)}
 
 
 def diagnosis_of(spec: Spec) -> tuple[str, ...]:
@@ -78,10 +78,10 @@ def diagnosis_of(spec: Spec) -> tuple[str, ...]:
 
 
 def write_files(directory: Path, outcome: Outcome) -> None:
-    """`transcripts.jsonl`, then `result.json`, whose presence says that all are there."""
+    """`hypotheses.jsonl`, then `result.json`, whose presence says that all are there."""
     if outcome.maxima:
         write_outliers(directory, outcome.maxima)
-    results.write_rows(directory / results.TRANSCRIPTS, outcome.transcripts)
+    results.write_rows(directory / results.HYPOTHESES, outcome.transcripts)
     results.write_row(directory / results.RESULT, outcome.row)
 
 

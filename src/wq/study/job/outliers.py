@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from wq import outputs
 from wq.study.report import figures
-from wq.study.store.results import OUTLIERS, OUTLIERS_PICTURE, write_whole
+from wq.study.store.results import OUTLIERS, OUTLIERS_PICTURE
 from wq.whisper.methods.folds import Fold, SmoothedInput
 
 PANELS = 6  # of the picture
@@ -76,8 +77,8 @@ def write_outliers(directory: Path, maxima: Sequence[ChannelMaxima]) -> None:
         alpha = "" if each.alpha is None else f"{each.alpha:g}"
         for channel, (before, after) in enumerate(zip(each.before, each.after, strict=True)):
             lines.append(f"{each.layer},{each.submodule},{alpha},{channel},{before:.5g},{after:.5g}\n")
-    write_whole(directory / OUTLIERS, "".join(lines))
-    write_whole(directory / OUTLIERS_PICTURE, figures.png(figures.svg(picture(maxima), background="white")))
+    outputs.write(directory / OUTLIERS, "".join(lines))
+    outputs.write(directory / OUTLIERS_PICTURE, figures.png(figures.svg(picture(maxima), background="white")))
 
 
 def picture(maxima: Sequence[ChannelMaxima]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from wq import outputs
 from wq.study.report.figures import COLOURS, png, svg
 from wq.study.resources.footprint import Footprint, Workload
 
@@ -78,8 +79,7 @@ def draw(file: Path, entries: Sequence[Entry]) -> None:
     """Write the picture: SVG where the file's name ends so, else PNG."""
     drawing = footprint_svg(entries)
     content = drawing.encode() if file.suffix == ".svg" else png(drawing)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(content)
+    outputs.write(file, content)
 
 
 def _conditions(works: set[Workload]) -> str:

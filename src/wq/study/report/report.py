@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wq import outputs
 from wq.study.compare.scenes import (
     Row,
     Scene,
@@ -24,7 +25,7 @@ from wq.study.compare.scenes import (
 )
 from wq.study.compare.selection import Selection
 from wq.study.report.report_text import cells, format_csv, format_markdown, format_tex, header, mark, notes
-from wq.study.store.results import write_whole
+from wq.study.store.results import DRAWING, MARKDOWN, PAGE, PICTURE, REPORT, TABLE, TEX
 
 if TYPE_CHECKING:
     from wq.study.report.figures import Mark
@@ -34,8 +35,6 @@ NAME_WIDTH = 32  # characters of a point's name, here and in the picture
 
 OVERRIDE = re.compile(r"[+~]*[\w./@-]+=")
 OVERRIDES = re.compile(rf" (?={OVERRIDE.pattern})")  # the spaces between them; a value may have some too
-
-PICTURES = ("pareto.png", "pareto.svg")
 
 
 @dataclass(frozen=True)
@@ -53,28 +52,29 @@ class Report:
 
 def write_report(selection: Selection, directory: Path, title: str) -> Report:
     """Write `report.html`, `results.csv`, `results.md`, `results.tex`, `pareto.png` and `pareto.svg` into a
-    directory, each one whole or not at all."""
+    directory, each one whole or not at all.
+
+    Raises OutputError, before any is written, where one is there that wq did not write."""
     from wq.study.report.page import render
 
-    directory.mkdir(parents=True, exist_ok=True)
+    outputs.refuse_foreign(directory / file for file in REPORT)
     texts = {
-        "report.html": render(title, selection),
-        "results.csv": format_csv(selection),
-        "results.md": format_markdown(selection, title),
-        "results.tex": format_tex(selection),
+        PAGE: render(title, selection),
+        TABLE: format_csv(selection),
+        MARKDOWN: format_markdown(selection, title),
+        TEX: format_tex(selection),
     }
     for file, text in texts.items():
-        write_whole(directory / file, text)
+        outputs.write(directory / file, text)
     paths = [directory / file for file in texts] + _draw(selection.scenes, directory)
-    return Report(paths, texts["results.md"])
+    return Report(paths, texts[MARKDOWN])
 
 
 def _draw(groups: Sequence[Scene], directory: Path) -> list[Path]:
     from wq.study.report import figures
 
-    png, svg = (directory / file for file in PICTURES)
-    for path in (png, svg):
-        path.unlink(missing_ok=True)  # of an earlier report, which might have had more points
+    png, svg = directory / PICTURE, directory / DRAWING
+    outputs.remove([png, svg])  # of an earlier report, which might have had more points
     drawn = [(scene, scene_marks(scene)) for scene in groups if scene.drawn]
     colours = figures.format_colours([mark for _, marks in drawn for mark in marks])
     panels = [
@@ -89,10 +89,8 @@ def _draw(groups: Sequence[Scene], directory: Path) -> list[Path]:
     if not panels:
         return []
     drawing = figures.column(panels)
-    write_whole(svg, drawing)
-    beside = png.with_name(f".{png.name}")
-    beside.write_bytes(figures.png(drawing))
-    beside.replace(png)
+    outputs.write(svg, drawing)
+    outputs.write(png, figures.png(drawing))
     return [png, svg]
 
 

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from wq import outputs
 from wq.study.compare.scenes import decimal, interval, number, percent
 from wq.study.report.figures import INK, png, svg
 from wq.study.resources.points import as_csv
-from wq.study.store.results import Row, write_whole
+from wq.study.store.results import Row
 
 COLUMNS = (
     *("part", "scheme", "wer", "wer_ci_low", "wer_ci_high", "wer_delta", "wer_delta_ci_low"),
@@ -70,10 +71,14 @@ def leave(parts: Sequence[Part], directory: Path, title: str) -> list[Path]:
         "svg": drawing,
         "png": png(drawing),
     }
-    paths = [directory / f"sensitivity.{ending}" for ending in contents]
-    for path, content in zip(paths, contents.values(), strict=True):
-        write_whole(path, content)
+    paths = files(directory)
+    for path in paths:
+        outputs.write(path, contents[path.suffix[1:]])
     return paths
+
+
+def files(directory: Path) -> list[Path]:
+    return [directory / f"sensitivity.{ending}" for ending in ("csv", "svg", "png")]
 
 
 def heat_map(parts: Sequence[Part], title: str) -> str:

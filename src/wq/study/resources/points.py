@@ -9,12 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from wq import outputs
 from wq.study.resources.footprint import Footprint, Workload, footprint
 from wq.study.resources.size import Size, plain_bits, size_of
 from wq.study.spec.composition import compose
 from wq.study.spec.resolution import resolve_spec, resolve_treatment, tell_ignored
 from wq.study.spec.spec import Content, Spec
-from wq.study.store.results import write_whole
 from wq.whisper.checkpoint.files import UNTIED
 from wq.whisper.checkpoint.geometry import Geometry, find_geometry
 
@@ -101,6 +101,7 @@ def table_file(value: str) -> Path:
     path = Path(value)
     if not value or path.is_dir():
         raise ValueError(f"csv={value} is no file; give a name such as points.csv")
+    outputs.refuse_foreign([path])
     return path
 
 
@@ -130,7 +131,7 @@ def leave_table(
 ) -> None:
     """Write the table to the file of csv=, where one is asked for, and say so."""
     if "csv" in settings:
-        write_whole(settings["csv"][-1], as_csv(header, rows))
+        outputs.write(settings["csv"][-1], as_csv(header, rows))
         print(settings["csv"][-1])
 
 

@@ -19,7 +19,17 @@ from wq.console import without_password
 from wq.study.spec.config import Config, DatasetConfig
 from wq.study.spec.spec import Spec
 from wq.study.store.columns import METRIC, PARAMETER, TAG, columns_of
-from wq.study.store.results import DIAGNOSIS, RECORD, RESULT, TRANSCRIPTS, Row, read_row, read_rows, write_row
+from wq.study.store.results import (
+    DIAGNOSIS,
+    HYPOTHESES,
+    RECORD,
+    RESULT,
+    Row,
+    hypotheses,
+    read_row,
+    read_rows,
+    write_row,
+)
 from wq.study.store.tracking import COMMAND, FINGERPRINT, RECORD_ID, Store, milliseconds, whereabouts
 
 TABLE = "transcripts.json"  # the transcripts once more, as MLflow's pages show tables
@@ -93,7 +103,7 @@ def describe(
             "source": source(config.dataset),
             "counts": {name: row[name] for name in COUNTED if row.get(name) is not None},
         },
-        files=[RESULT, TRANSCRIPTS, *(DIAGNOSIS if spec.treatment.smoothing else ())],
+        files=[RESULT, HYPOTHESES, *(DIAGNOSIS if spec.treatment.smoothing else ())],
     )
 
 
@@ -118,7 +128,7 @@ def write(store: Store, run_id: str, record: Record, directory: Path) -> None:
     killed here is followed by another."""
     with TemporaryDirectory() as place:
         table = Path(place) / TABLE
-        write_table(directory / TRANSCRIPTS, table)
+        write_table(hypotheses(directory), table)
         files = [directory / name for name in record.files]
         store.record(run_id, record.parameters, record.metrics, files, [table], record.ended)
     store.record_test_set(run_id, **record.test_set)
@@ -157,6 +167,6 @@ def source(dataset: DatasetConfig) -> Row:
     return {"type": kind, **place, "split": dataset.split, "data_dir": None, "data_files": None}
 
 
-def write_table(transcripts: Path, table: Path) -> None:
-    data = [[row.get(name) for name in SHOWN] for row in read_rows(transcripts)]
+def write_table(words: Path, table: Path) -> None:
+    data = [[row.get(name) for name in SHOWN] for row in read_rows(words)]
     table.write_text(json.dumps({"columns": SHOWN, "data": data}, ensure_ascii=False), encoding="utf-8")

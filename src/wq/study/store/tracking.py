@@ -35,7 +35,7 @@ from wq.study.store.reachability import (
     probe,
     reason_of,
 )
-from wq.study.store.results import RESULT, TRANSCRIPTS, Row, read_row, read_rows
+from wq.study.store.results import FORMERLY, HYPOTHESES, RESULT, Row, hypotheses, read_row, read_rows
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -247,7 +247,17 @@ class Store:
         return read_row(self.artifact(run, RESULT))
 
     def read_transcripts(self, run: "Run") -> list[Row]:
-        return read_rows(self.artifact(run, TRANSCRIPTS))
+        return read_rows(self.hypotheses(run))
+
+    def hypotheses(self, run: "Run") -> Path:
+        """The file of what the model wrote, under its name or its former one."""
+        try:
+            file = self.artifact(run, HYPOTHESES)
+        except Exception as error:  # of MLflow, or of whatever keeps the artifacts
+            if is_shut(error):
+                raise
+            return self.artifact(run, FORMERLY)
+        return hypotheses(file.parent) if not file.exists() else file
 
     def artifact(self, run: "Run", name: str) -> Path:
         """A file of a finished run on this machine: the store's own, or a copy that is kept, as what is

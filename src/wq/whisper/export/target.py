@@ -11,6 +11,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from wq import outputs
 from wq.whisper.checkpoint.files import FILES, WEIGHTS
 
 LAYOUTS = ("auto", "compressed-tensors", "wq")
@@ -32,11 +33,15 @@ def check_target(out: Path, overwrite: bool) -> None:
         return
     if not overwrite:
         raise ExportError(f"out={out} exists; give another directory, or overwrite=true")
-    known = {*COMPANIONS, *WEIGHTS, CONFIG, CARD}
-    strange = out.is_dir() and sorted(path.name for path in out.iterdir() if path.name not in known)
-    if out.is_symlink() or not out.is_dir() or strange:
-        what = f"holds {strange[0]}" if strange else "is no directory"
-        raise ExportError(f"out={out} {what}, which no export wrote; give another directory")
+    if out.is_symlink() or not out.is_dir():
+        raise ExportError(f"out={out} is no directory, which no export wrote; give another directory")
+    strange = sorted(
+        path.name for path in out.iterdir() if path.name != outputs.LIST and not outputs.is_own(path)
+    )
+    if strange:
+        raise ExportError(
+            f"out={out} holds {strange[0]}, which no export wrote as it is; give another directory"
+        )
 
 
 @contextmanager
@@ -50,6 +55,7 @@ def beside(out: Path) -> Iterator[Path]:
     try:
         new.mkdir(parents=True)
         yield new
+        outputs.claim(sorted(new.iterdir()))
         for path in new.iterdir():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
