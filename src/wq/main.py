@@ -5,6 +5,7 @@ transcribe -> score -> size -> result.json and hypotheses.jsonl -> MLflow.
 """
 
 import sys
+from contextlib import chdir
 from pathlib import Path
 
 import hydra
@@ -23,8 +24,10 @@ def job(composed: DictConfig) -> None:
     from wq.console import report_errors
     from wq.study.store.results import keep_failure
 
-    directory = Path(HydraConfig.get().runtime.output_dir)
-    with report_errors(keep_failure(directory)):
+    runtime = HydraConfig.get().runtime
+    directory = Path(runtime.output_dir)
+    # paths and the store are meant from where the command was typed, whatever hydra.job.chdir does
+    with chdir(runtime.cwd), report_errors(keep_failure(directory)):
         run(as_config(composed), directory, list(HydraConfig.get().overrides.task))
 
 

@@ -120,8 +120,6 @@ def open_store(config: DictConfig) -> "Store":
 def run_application(application: Callable[[], None]) -> None:
     """Run the Hydra application. Errors are one line and exit code 1; a grid ends with its report, whatever
     happened."""
-    # -m may stand anywhere: Hydra's parser takes no settings on both sides of an option
-    sys.argv[1:] = sorted(respell(sys.argv[1:]), key=lambda text: text not in ("-m", "--multirun"))
     wants_traceback = FULL_ERROR in os.environ
     os.environ[FULL_ERROR] = "1"  # Hydra then raises errors of the configuration instead of printing them
     listen()
@@ -134,6 +132,8 @@ def run_application(application: Callable[[], None]) -> None:
                 say(f"wq {version('wq')}")
                 return
             refuse_options(sys.argv[1:])
+            # -m may stand anywhere: Hydra's parser takes no settings on both sides of an option
+            sys.argv[1:] = sorted(respell(sys.argv[1:]), key=lambda text: text not in ("-m", "--multirun"))
             application()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

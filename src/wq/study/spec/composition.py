@@ -3,14 +3,26 @@
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import is_dataclass
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
+from hydra.conf import HydraConf
 from hydra.errors import HydraException
+from hydra.grammar.gen.OverrideLexer import CommonTokenStream, InputStream, OverrideLexer
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from wq.catalogue import conf_dir
 from wq.study.spec.config import Config, ConfigurationError
-from wq.study.spec.refusals import explain
+from wq.study.spec.refusals import explain, unknown_setting
+
+# Of Hydra's grammar: what alone is no text, and what makes a longer value with its neighbours
+OTHER_TYPES = {OverrideLexer.INT, OverrideLexer.FLOAT, OverrideLexer.BOOL, OverrideLexer.NULL}
+PARTS = OTHER_TYPES | {
+    *(OverrideLexer.ID, OverrideLexer.INTERPOLATION, OverrideLexer.UNQUOTED_CHAR),
+    *(OverrideLexer.COLON, OverrideLexer.ESC),
+}
 
 
 def register_schema() -> None:
@@ -28,6 +40,7 @@ def register_schema() -> None:
 
 def as_config(composed: DictConfig) -> Config:
     """The composed configuration as dataclasses, checked. Raises ConfigurationError."""
+    refuse_unknown(composed, Config)
     try:
         config = OmegaConf.to_object(composed)
     except MissingMandatoryValue as error:
@@ -37,16 +50,94 @@ def as_config(composed: DictConfig) -> Config:
     return config
 
 
+def refuse_unknown(composed: DictConfig, schema: type, prefix: str = "") -> None:
+    """Raises ConfigurationError for a key that the schema has not: Hydra takes any behind a +."""
+    known = hints(schema)
+    for key in map(str, composed):
+        if key not in known:
+            raise ConfigurationError(unknown_setting(f"{prefix}{key}"))
+        below, kind = None if OmegaConf.is_missing(composed, key) else composed[key], without_null(known[key])
+        if isinstance(below, DictConfig) and is_dataclass(kind):
+            refuse_unknown(below, kind, f"{prefix}{key}.")  # type: ignore[arg-type]
+
+
+def hints(schema: Any) -> dict[str, Any]:
+    """The types of a schema's fields."""
+    return get_type_hints(schema) | ({"hydra": HydraConf} if schema is Config else {})
+
+
+def without_null(kind: Any) -> Any:
+    """The type that a value has where it is not null."""
+    kinds = [each for each in get_args(kind) if each is not NoneType]
+    return kinds[0] if NoneType in get_args(kind) and len(kinds) == 1 else kind
+
+
+def type_of(key: str) -> Any:
+    """The type of a setting by its dotted key, such as model.path; None of what the schema leaves open.
+
+    Raises ConfigurationError for a key that it has not.
+    """
+    kind: Any = Config
+    names = key.split(".")
+    for name in names:
+        kind = without_null(kind)
+        if not is_dataclass(kind):
+            return None
+        known = hints(kind)
+        if name not in known and kind is Config and (conf_dir() / name).is_dir():
+            return None  # an option of a group without a place of its own: experiment
+        if name not in known:
+            raise ConfigurationError(unknown_setting(key))
+        kind = known[name]
+    return kind
+
+
+def quote_texts(setting: str, may_be_null: bool) -> str:
+    """KEY=VALUES of a setting that is text, or a list of texts, in quotation marks where Hydra would make
+    something else of them: 20261127 of 2026_11_27, 1000.0 of 1e3."""
+    tokens = CommonTokenStream(OverrideLexer(InputStream(setting)))
+    tokens.fill()
+    seen = [token for token in tokens.tokens if token.type != OverrideLexer.WS]
+    pieces, end, calls = [], 0, [""]
+    for before, token, after in zip(seen, seen[1:], seen[2:], strict=False):
+        if token.type == OverrideLexer.POPEN:
+            calls.append(before.text.rstrip("("))
+        if token.type == OverrideLexer.PCLOSE:
+            calls.pop()
+        stands_alone = not {before.type, after.type} & PARTS
+        is_null = may_be_null and token.text == "null"
+        if token.type in OTHER_TYPES and stands_alone and not is_null and calls[-1] in ("", "choice", "str"):
+            pieces += [setting[end : token.start], f"'{token.text}'"]
+            end = token.stop + 1
+    return "".join((*pieces, setting[end:]))
+
+
 def respell(arguments: Sequence[str]) -> list[str]:
-    """Settings as people write them, in Hydra's spelling: an option of a group under another key, and keys
-    that are always there with the + of those that are not."""
+    """Settings as people write them, in Hydra's spelling: an option of a group under another key, keys that
+    are always there with the + of those that are not, and texts that look like numbers.
+
+    Raises ConfigurationError for a key that the schema has not; Hydra would recommend to add it.
+    """
+    return [_respelled(text) for text in arguments]
+
+
+def _respelled(text: str) -> str:
     groups = {"decoder_format": "format", "decoder_activation": "activation"}
-    found = (re.sub(r"^\+(?=detach=|chunk=)", "", text) for text in arguments)
-    return [
-        f"{groups[key]}@{text}" if equals and key in groups else text
-        for text in found
-        for key, equals, _ in [text.partition("=")]
-    ]
+    text = re.sub(r"^\+(?=detach=|chunk=)", "", text)
+    found = re.match(r"(\+{0,2})([A-Za-z_][\w.]*)=", text)
+    if not found:
+        return text
+    plus, key = found.groups()
+    if key in groups and not plus:
+        return f"{groups[key]}@{text}"
+    try:
+        kind = type_of(key)
+    except ConfigurationError:
+        if plus or key.startswith("hydra."):  # of a group in somebody's own directory, or for Hydra to judge
+            return text
+        raise
+    is_text = without_null(kind) in (str, list[str])
+    return quote_texts(text, NoneType in get_args(kind)) if is_text else text
 
 
 def refuse_options(arguments: Sequence[str]) -> None:
