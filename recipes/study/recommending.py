@@ -49,7 +49,7 @@ class Point:
         return (
             self.harmed * (1 - RATE)
             - self.mended * RATE
-            + self.loops * LOOP / np.mean((WORDS[0], WORDS[1] - 1))
+            + self.loops * LOOP / ((WORDS[0] + WORDS[1] - 1) / 2)
         )
 
 

@@ -65,6 +65,7 @@ def test_too_little_speech_names_nothing_and_says_how_much_it_takes(tmp_path):
     scene = only(rows)
     assert scene.recommended is None
     # an interval of 1 % to either side shrinks to half of that in four times the utterances; more for its t
+    assert scene.utterances_needed is not None
     assert 4 * UTTERANCES < scene.utterances_needed < 5 * UTTERANCES
     told = "not enough speech to say: about 2,600 utterances would be needed"
     assert recommendation(scene) == told
@@ -187,6 +188,9 @@ def test_any_wrong_recommendation_is_rare_where_all_points_are_just_too_bad():
         gained = (np.random.default_rng(seed).random((12, utterances)) < 0.05).astype(int)
         rates = statistics.resampled_rates(gained, words, 300, seed)
         ends = zip(gained.sum(axis=1) / words.sum(), *np.quantile(rates, [0.025, 0.975], axis=0), strict=True)
-        changes = [Change(*map(float, each), utterances, int(words.sum())) for each in ends]
+        changes = [
+            Change(float(delta), float(low), float(high), utterances, int(words.sum()))
+            for delta, low, high in ends
+        ]
         wrong += min(bounds(changes, 0.00499)) <= 0.00499
     assert wrong <= (LEVEL + 0.02) * corpora

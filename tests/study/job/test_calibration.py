@@ -12,6 +12,7 @@ from wq.study.spec.composition import compose
 from wq.study.spec.resolution import resolve_spec, resolve_treatment
 from wq.study.spec.spec import Calibration, Content
 from wq.study.speech.datasets import load_speech
+from wq.study.store.results import Row
 from wq.whisper.layers.layers import walk
 from wq.whisper.methods.sequence import treated
 
@@ -117,7 +118,7 @@ def test_scales_that_their_precision_does_not_reach_are_counted_by_layer(nano):
 
 def test_a_reader_is_told_of_clamped_scales_worst_layers_first():
     counts = ("utterances", "dropped_references", "cut_utterances", "capped_transcripts", "empty_hypotheses")
-    row = dict.fromkeys(counts, 0)
+    row: Row = dict.fromkeys(counts, 0)
     assert notices(row) == notices(row | {"clamped_scales": []}) == []
     (told,) = notices(
         row | {"clamped_scales": [["a", 1, 100], ["b", 2000, 2000], ["c", 5, 100], ["d", 9, 100]]}

@@ -69,7 +69,8 @@ def test_the_errors_are_sclites(name, references, systems, directory):
     substitutions, with the same sum and a word more that is right."""
     score = wer.score([str(index) for index in range(COUNT)], references[1], systems[name])
     told = (directory / f"{name}.trn.raw").read_text()
-    sentences, words, *counts = map(int, re.findall(r"\d+", re.search(r"\| Sum.*", told)[0]))
+    (sums,) = re.findall(r"\| Sum.*", told)
+    sentences, words, *counts = map(int, re.findall(r"\d+", sums))
     hits, substitutions, deletions, insertions, errors, wrong_sentences = counts
     assert (sentences, words) == (score.utterances, score.reference_words)
     assert errors == score.substitutions + score.deletions + score.insertions > 0
@@ -93,6 +94,6 @@ def test_the_matched_pairs_are_sc_statss(references, systems, directory):
         capture_output=True,
         check=True,
     ).stdout.decode(errors="replace")
-    segments, z = re.search(r"# segs: (\d+)\).*Z Stat: (\S+)\)", told).groups()
+    ((segments, z),) = re.findall(r"# segs: (\d+)\).*Z Stat: (\S+)\)", told)
     assert int(segments) == ours.segments
     assert float(z) == pytest.approx(ours.z, abs=0.00051)

@@ -555,7 +555,7 @@ def test_missing_data(source: str, path: str, says: str, tmp_path: Path) -> None
 def test_a_local_directory_of_parquet_files(
     files: list[str], chosen: list[str] | str, embedded: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import datasets
+    import datasets.config
     import pyarrow.parquet
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")

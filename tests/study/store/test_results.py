@@ -32,9 +32,9 @@ def test_nothing_stays_where_writing_fails(tmp_path):
 
 
 def test_who_has_opened_the_old_file_reads_it_to_its_end(tmp_path):
-    results.write_whole(tmp_path / "x.json", "the old one")
+    outputs.write_whole(tmp_path / "x.json", "the old one")
     with (tmp_path / "x.json").open() as reader:
-        results.write_whole(tmp_path / "x.json", "new")
+        outputs.write_whole(tmp_path / "x.json", "new")
         assert reader.read() == "the old one"
     assert (tmp_path / "x.json").read_text() == "new"
 

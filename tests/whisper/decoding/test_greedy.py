@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext, suppress
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -220,9 +221,9 @@ def test_any_of_several_ends_ends_a_text(order):
     for row, whole in zip(rows, free, strict=True):
         assert row[: len(whole)] == whole[: whole.index(other) + 1 if other in whole else None]
         assert has_ended(row, rules) == (row[-1] in (END, other))
-    generate = model.generate(features, max_new_tokens=LIMIT)
-    width = generate.shape[1]
-    for row, theirs in zip(rows, generate.tolist(), strict=True):
+    generated_ids: Any = model.generate(features, max_new_tokens=LIMIT)
+    width = generated_ids.shape[1]
+    for row, theirs in zip(rows, generated_ids.tolist(), strict=True):
         assert theirs[: len(row)] == row[:width]  # they pad what has ended
 
 

@@ -121,7 +121,8 @@ def end_grid(store: Store, sweep: Path, has_new: bool) -> None:
     ended = store.client.get_run(parent).info.status
     status = "FINISHED" if states == {"done"} else "FAILED" if ended == "RUNNING" else ended
     if has_new or ended != status:
-        selection = of_sweep(sweep, OmegaConf.load(sweep / "multirun.yaml").get("margin", MARGIN))
+        swept = OmegaConf.load(sweep / "multirun.yaml")
+        selection = of_sweep(sweep, OmegaConf.select(swept, "margin", default=MARGIN))
         has_results = len(selection.rows) > len(selection.unfinished)
         written = write_report(selection, sweep, "wq grid") if has_results else None
         grid.close(store, parent, written, status)
