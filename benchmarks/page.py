@@ -63,7 +63,8 @@ def text(parts: dict[str, Data]) -> str:
 
 def described(machine: Data) -> str:
     libraries = ", ".join(f"{name} {version}" for name, version in machine["libraries"].items())
+    kind = f" ({machine['capability']})" if "capability" in machine else ""  # older figures do not tell
     return (
-        f"{machine['threads']} cores of {machine['processor']} ({machine['capability']}), "
+        f"{machine['threads']} cores of {machine['processor']}{kind}, "
         f"{machine['memory_gb']} GB, Python {machine['python']}, {libraries}"
     )

@@ -380,7 +380,7 @@ def test_help_lists_what_can_be_chosen(wq: Run):
     assert "report" in commands.stdout
     unknown = wq("raport", module="wq")
     assert unknown.returncode == 1
-    assert unknown.stderr.startswith("error: wq raport is no command; choose one of")
+    assert unknown.stderr.startswith("error: wq raport is no command; did you mean report? choose one of")
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import Run
+from wq.outputs import LIST
 from wq.study.job.outliers import (
     PANELS,
     ChannelMaxima,
@@ -87,7 +88,7 @@ def test_the_files_hold_every_channel_and_a_picture(tmp_path: Path):
     assert [float(row["after"]) for row in rows[:3]] == [0.75, 0.125, 20.0]
     assert [row["alpha"] for row in rows] == ["0.55"] * 3 + [""] * 3
     assert (tmp_path / OUTLIERS_PICTURE).read_bytes().startswith(b"\x89PNG")
-    assert sorted(path.name for path in tmp_path.iterdir()) == [OUTLIERS, OUTLIERS_PICTURE]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [LIST, OUTLIERS, OUTLIERS_PICTURE]
 
 
 @pytest.mark.slow

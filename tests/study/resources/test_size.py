@@ -363,5 +363,5 @@ def test_what_cannot_be_weighed_is_one_line(arguments, message, monkeypatch):
 def test_an_unknown_model_ends_the_command(wq):
     done = wq("size", "model=huge", module="wq")
     assert done.returncode == 1
-    assert "model/huge" in done.stderr
+    assert "model=huge is unknown; choose one of base" in done.stderr
     assert done.stderr.count("\n") == 1

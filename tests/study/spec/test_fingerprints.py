@@ -1,6 +1,7 @@
 """Fingerprints recorded when stores were first written: results stay found, however the code is arranged.
 
-If one of these changes, everybody's results of such points are run again: change it knowingly, with a version
+Three are newer than the rest, as their numbers changed: a search of asymmetric integers' scales clips both
+ends, and what calibration counts leaves out the silence behind an audio. If one of these changes, everybody's results of such points are run again: change it knowingly, with a version
 of what gives other numbers.
 """
 
@@ -21,7 +22,7 @@ RECORDED = [
     (
         "format=int4 format.int_range=asymmetric format.scale_search=mse",
         "int4-asymmetric-mse-g128",
-        "1207c2cfbbf6578f",
+        "fe788139d4d5d2ed",
     ),
     ("format=nf4 decoder_format=fp8_e4m3", "nf4-g64@encoder+fp8_e4m3-g128@decoder", "bd5a09917076ad6f"),
     ("format=int3 roles=[encoder.mlp,embedding]", "int3-g128@encoder.mlp,embedding", "1c755744855e2539"),
@@ -29,7 +30,7 @@ RECORDED = [
     (
         "format=int4 activation=int8_tensor activation.calibrator=percentile",
         "W4A8 int4-g128 / int8-tensor-percentile99.9",
-        "e64b4ec00ab3c147",
+        "636a1d597ffaba27",
     ),
     (
         "format=int8 activation=nvfp4 decoder_activation=int8_token",
@@ -45,7 +46,7 @@ RECORDED = [
     (
         "format=int4 smoothquant=search smoothquant.scope=layer",
         "int4-g128 + smoothquant-search-layer",
-        "04147ba15f9cf292",
+        "46b501f7d85703f3",
     ),
     (
         "format=fp32 kv_cache=int4 kv_cache.keys=channel",

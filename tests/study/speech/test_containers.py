@@ -1,7 +1,6 @@
 """Containers whose headers are wrong about their length: what is heard of them, beside what was recorded."""
 
 import io
-import signal
 import struct
 
 import av
@@ -190,14 +189,3 @@ def likeness(samples: np.ndarray, others: np.ndarray) -> float:
     size = len(samples) + len(others)
     product = np.fft.rfft(samples, size) * np.fft.rfft(others, size).conj()
     return np.fft.irfft(product).max() / np.linalg.norm(samples) / np.linalg.norm(others)
-
-
-def test_an_interrupt_while_ffmpeg_decodes_is_not_lost() -> None:
-    earlier = signal.signal(signal.SIGALRM, signal.default_int_handler)
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 0.05)
-        with pytest.raises(KeyboardInterrupt):
-            [heard(flac(0)) for _ in range(5000)]
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, earlier)

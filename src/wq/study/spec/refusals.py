@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from typing import get_args
 
-from wq.console import did_you_mean
+from wq.console import did_you_mean, nearest
 from wq.study.spec.config import Config
 
 HELP = "python -m wq.main --help lists all"
@@ -40,9 +40,15 @@ def unknown_setting(key: str) -> str:
     if key.startswith(HYDRAS):
         return f"{key} is no setting of Hydra's; python -m wq.main --cfg hydra prints them"
     names = list(setting_names())
+    place, _, last = key.rpartition(".")
+    siblings = [name for name in names if place and name.rpartition(".")[0] == place]
     ends = [name for name in names if name.endswith(f".{key}")]
-    meant = f"did you mean {' or '.join(ends)}? " if ends else did_you_mean(key, names)
-    return f"{key} is no setting; {meant}{HELP}"
+    near = [f"{place}.{each}" for each in nearest(last, [name.rpartition(".")[2] for name in siblings], 1)]
+    if near or ends:
+        return f"{key} is no setting; did you mean {' or '.join(near or ends)}?"
+    if siblings:
+        return f"{key} is no setting; choose one of {', '.join(siblings)}"
+    return f"{key} is no setting; {did_you_mean(key, names)}{HELP}"
 
 
 def _choice(error: Exception, arguments: Sequence[str]) -> str | None:

@@ -1,12 +1,9 @@
 """Encoded audio, measured and decoded to samples, to the end of its stream whatever its header says."""
 
-import os
 import re
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
 from wq.study.speech import containers
@@ -114,16 +111,10 @@ def _decoded(stream: bytes, seconds: float) -> tuple["np.ndarray", int]:
 
 @contextmanager
 def _opened(stream: bytes) -> "Iterator[soundfile.SoundFile | None]":
-    """The stream as libsndfile opens it; None where it cannot.
-
-    It reads a file by itself. From a Python object it would read through callbacks, and there an interrupt is
-    lost: the job would go on, with a recording that seems cut off.
-    """
+    """The stream as libsndfile opens it; None where it cannot."""
     import soundfile
 
-    with os.fdopen(os.memfd_create("audio"), "w+b") if sys.platform == "linux" else TemporaryFile() as file:
-        file.write(stream)
-        file.seek(0)
+    with containers.as_file(stream) as file:
         try:
             audio = soundfile.SoundFile(file.fileno(), closefd=False)
         except soundfile.LibsndfileError:

@@ -6,13 +6,15 @@ WAV files and the pages of Ogg files are walked here, and the packets of others 
 also decodes what libsndfile cannot.
 """
 
-import io
+import os
 import re
 import struct
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from tempfile import TemporaryFile
+from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
     import av
@@ -155,17 +157,29 @@ def decode(encoded: bytes) -> tuple["np.ndarray", int]:
 
 
 @contextmanager
+def as_file(encoded: bytes) -> Iterator[IO[bytes]]:
+    """A file that a library reads by itself. From a Python object it would read through callbacks, and there
+    an interrupt is lost: the job would go on, with a recording that seems cut off."""
+    with os.fdopen(os.memfd_create("audio"), "w+b") if sys.platform == "linux" else TemporaryFile() as file:
+        file.write(encoded)
+        file.seek(0)
+        yield file
+
+
+@contextmanager
 def _opened(
     encoded: bytes,
 ) -> "Iterator[tuple[av.container.InputContainer, av.audio.stream.AudioStream]]":
     import av
     from av.error import FFmpegError
 
-    try:
-        container = av.open(io.BytesIO(encoded), mode="r", options={"format_whitelist": _FORMATS})
-    except FFmpegError as error:
-        raise DamagedError(f"is no readable audio ({_reason(error)})") from error
-    with container:
+    with ExitStack() as opened:
+        file = opened.enter_context(as_file(encoded))
+        try:
+            container = av.open(f"/dev/fd/{file.fileno()}", options={"format_whitelist": _FORMATS})
+        except FFmpegError as error:
+            raise DamagedError(f"is no readable audio ({_reason(error)})") from error
+        opened.enter_context(container)
         if not container.streams.audio:
             raise DamagedError("is no readable audio (it has no audio stream)")
         yield container, container.streams.audio[0]
