@@ -32,7 +32,7 @@ demo: $(VENV)/.installed ## Four jobs on the shipped model and speech, their tab
 
 .PHONY: test
 test: $(VENV)/.developed ## The fast tests
-	$(BIN)/pytest --numprocesses 2 --dist loadgroup
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 .PHONY: test-slow
 test-slow: $(VENV)/.developed ## Whole commands, exports, footprints and intervals (whole test sets are left to test-all)

@@ -6,8 +6,9 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -26,13 +27,6 @@ REPOSITORY = Path(__file__).parents[1]
 REAL = REPOSITORY.parent / "shared" / "real"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What is made once for a file, or for all commands, is made in one worker only."""
-    for item in items:
-        runs_commands = "fork" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("commands" if runs_commands else item.path.name))
-
-
 Run = Callable[..., subprocess.CompletedProcess[str]]
 Launch = Callable[..., "subprocess.Popen[str]"]
 
@@ -48,35 +42,33 @@ def environment(**more: str) -> dict[str, str]:
 def fork(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     """`python -m MODULE ARGUMENTS` in a directory, without waiting for Python and its imports each time."""
     output = [tmp_path_factory.mktemp("output") / name for name in ("stdout", "stderr")]
-    server = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-m", "tests.forkserver"],
         cwd=REPOSITORY,
         env=environment(),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-    )
-    requests, codes = server.stdin, server.stdout
-    assert requests
-    assert codes
+    ) as server:
+        requests, codes = server.stdin, server.stdout
+        assert requests
+        assert codes
 
-    def run(*arguments: str, module: str = "wq.main", cwd: Path, **more: str):
-        for file in output:
-            file.write_text("")
-        request = {
-            "module": module,
-            "arguments": arguments,
-            "directory": str(cwd),
-            "environment": environment(**more),
-            "output": [str(file) for file in output],
-        }
-        print(json.dumps(request), file=requests, flush=True)
-        code = int(codes.readline())
-        return subprocess.CompletedProcess(arguments, code, *(file.read_text() for file in output))
+        def run(*arguments: str, module: str = "wq.main", cwd: Path, **more: str):
+            for file in output:
+                file.write_text("")
+            request = {
+                "module": module,
+                "arguments": arguments,
+                "directory": str(cwd),
+                "environment": environment(**more),
+                "output": [str(file) for file in output],
+            }
+            print(json.dumps(request), file=requests, flush=True)
+            code = int(codes.readline())
+            return subprocess.CompletedProcess(arguments, code, *(file.read_text() for file in output))
 
-    yield run
-    requests.close()
-    server.wait()
+        yield run
 
 
 @pytest.fixture(scope="session")
@@ -173,6 +165,11 @@ def launch(tmp_path: Path) -> Iterator[Launch]:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+def some_slow(values: Iterable[Any], fast: Container[Any]) -> list[Any]:
+    """Parameters of a test, of which all but the fast ones are slow."""
+    return [value if value in fast else pytest.param(value, marks=pytest.mark.slow) for value in values]
 
 
 def plan(layers, format: str, granularity: str = "group", group: int | None = None):

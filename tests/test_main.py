@@ -16,7 +16,7 @@ import pytest
 import soundfile
 
 from tests.conftest import GRID as GRID_COMMAND
-from tests.conftest import REAL, Run, environment, run_jobs
+from tests.conftest import REAL, Run, environment, run_jobs, some_slow
 from wq.study.store.tracking import GRID, PARENT, Store
 
 POINTS = {
@@ -308,10 +308,7 @@ TOLD_BY_A_PROCESS = {
 }
 
 
-@pytest.mark.parametrize(
-    "mistake",
-    [pytest.param(name, marks=() if name in TOLD_BY_A_PROCESS else pytest.mark.slow) for name in MISTAKES],
-)
+@pytest.mark.parametrize("mistake", some_slow(MISTAKES, TOLD_BY_A_PROCESS))
 def test_a_process_answers_mistakes_in_one_line(wq: Run, tmp_path: Path, mistake: str):
     check_mistake(wq, tmp_path, mistake)
 

@@ -2,6 +2,7 @@
 try."""
 
 from fractions import Fraction
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -31,12 +32,17 @@ def is_even(format: Format, index: int) -> bool:
     return magnitude_code == 0 if format.mantissa_bits == 0 else magnitude_code % 2 == 0
 
 
+@cache
+def fractions(format: Format) -> list[Fraction]:
+    return [Fraction(value) for value in format.code_book]
+
+
 def nearest(x: float, format: Format) -> float:
     """The value of the code book nearest to x by looking at all of them. Ties to even; where both
     significands are odd, because they have one bit only, to the larger magnitude (IEEE 754-2019 section
     4.3.1)."""
-    book = format.code_book
-    distances = [abs(Fraction(x) - Fraction(value)) for value in book]
+    book, exact = format.code_book, Fraction(x)
+    distances = [abs(exact - value) for value in fractions(format)]
     least = min(distances)
     tied = [i for i, distance in enumerate(distances) if distance == least]
     return book[next((i for i in tied if is_even(format, i)), max(tied, key=lambda i: abs(book[i])))]

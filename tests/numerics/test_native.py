@@ -127,9 +127,9 @@ def test_out_of_another_dtype_or_layout():
 @pytest.mark.parametrize(
     ("environment", "compiled"),
     [
-        ({"WQ_NATIVE": "off"}, False),
+        pytest.param({"WQ_NATIVE": "off"}, False, marks=pytest.mark.slow),
         ({"CC": "false", "PATH": "", "WQ_CACHE": "/dev/null"}, False),
-        ({"WQ_CACHE": "/dev/null"}, True),
+        pytest.param({"WQ_CACHE": "/dev/null"}, True, marks=pytest.mark.slow),
     ],
 )
 def test_without_a_compiler_torch_does_it_and_without_a_cache_nothing_is_lost(environment, compiled):

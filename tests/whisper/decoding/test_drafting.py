@@ -1,6 +1,7 @@
 """Decoding with drafts against plain greedy decoding: the same tokens, whatever the drafts are."""
 
 import random
+from functools import cache
 from itertools import takewhile
 
 import pytest
@@ -98,10 +99,10 @@ def test_tokens_are_those_of_plain_decoding_on_real_speech(format, granularity):
     check_drafts(whisper, speech, len(speech.utterances), format, granularity, max_new_tokens=40)
 
 
-def some_model(**settings):
+@cache
+def some_model():
     """With an end that its free text meets here and there, and a token that it would write suppressed."""
-    settings = {"suppress_tokens": [5], "begin_suppress_tokens": [9]} | settings
-    model = random_model(False, **settings)
+    model = random_model(False, suppress_tokens=[5], begin_suppress_tokens=[9])
     rules = decoding_rules(model, None, LIMIT)
     states = encode_rows(model, random_features(30))
     free = decode_greedily(model, states, 30, rules)
@@ -278,7 +279,7 @@ def test_drafts_that_do_not_hold_are_left_alone(nano, commands, monkeypatch):
 
 
 def test_nan_after_a_wrong_token_is_no_error_and_nan_after_a_right_one_is():
-    model, rules = some_model()
+    model, rules = some_model.__wrapped__()
     features, place = random_features(6), Place(batch=range(6))
     plain = decode_greedily(model, encode_rows(model, features), 6, rules)
     drafts = [row[:-1] if row[-1] == rules.end else row for row in plain]

@@ -1,6 +1,7 @@
 """Our greedy decoding against transformers' `generate`, token for token, good points and very bad ones."""
 
 from contextlib import nullcontext, suppress
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -152,13 +153,23 @@ def decoded(model, features, language=None, limit=LIMIT, kv_cache=None):
     return [row[:-1] if row[-1] == end else row for row in rows]
 
 
+def task_of(language):
+    return {"language": language, "task": "transcribe"} if language else {}
+
+
+@cache
+def free_rows(language):
+    """What `generate` writes where nothing is suppressed."""
+    return generated(random_model(bool(language)), random_features(), LIMIT, **task_of(language))
+
+
 @pytest.mark.parametrize("suppress_tokens", [None, [], "likely"])
 @pytest.mark.parametrize("begin_suppress_tokens", [None, [END], "likely"])
 @pytest.mark.parametrize("language", [None, "en", "fr", "French"])
 def test_prompt_and_suppressed_tokens_are_those_of_generate(language, suppress_tokens, begin_suppress_tokens):
     features = random_features()
-    task = {"language": language, "task": "transcribe"} if language else {}
-    free = generated(random_model(bool(language)), features, LIMIT, **task)
+    task = task_of(language)
+    free = free_rows(language)
     # "likely": what the model would write if it were free to, so that suppressing it must show
     likely = {
         "suppress_tokens": sorted({row[1] for row in free}),

@@ -15,6 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from tests.conftest import some_slow
 from tests.numerics.oracle import FORMATS
 from wq.catalogue import load_format
 from wq.commands.export import export
@@ -465,7 +466,7 @@ def in_their_layout(whisper, tmp_path, which, activations=None, **options) -> Pa
     "granularity",
     ["group", *(pytest.param(name, marks=pytest.mark.slow) for name in ("tensor", "channel"))],
 )
-@pytest.mark.parametrize("format", EXACT)
+@pytest.mark.parametrize("format", some_slow(EXACT, fast=("int3", "int8", "fp8_e4m3")))
 def test_transformers_gives_the_exact_logits_of_integers_and_fp8(nano, theirs, tmp_path, format, granularity):
     which = plan(nano, format, granularity)
     reloaded = theirs(in_their_layout(nano, tmp_path, which))
@@ -473,7 +474,9 @@ def test_transformers_gives_the_exact_logits_of_integers_and_fp8(nano, theirs, t
     assert torch.equal(logits(reloaded), expected_logits(nano, which))
 
 
-@pytest.mark.parametrize("format", ["nvfp4", "nvfp4_46", "mxfp4", "mxfp8_e4m3"])
+@pytest.mark.parametrize(
+    "format", some_slow(("nvfp4", "nvfp4_46", "mxfp4", "mxfp8_e4m3"), fast=("nvfp4", "mxfp4"))
+)
 def test_transformers_gives_the_logits_of_block_formats_in_bfloat16(nano, theirs, tmp_path, format):
     from transformers import CompressedTensorsConfig
 
@@ -493,10 +496,10 @@ def test_transformers_gives_the_logits_of_block_formats_in_bfloat16(nano, theirs
 @pytest.mark.parametrize(
     ("weights", "activations", "most"),
     [
-        (("int8", "channel"), ("int8", "token"), 0.5),
+        pytest.param(("int8", "channel"), ("int8", "token"), 0.5, marks=pytest.mark.slow),
         (("int4", "group", 32), ("int8", "token"), 0.5),
-        (("fp8_e4m3", "channel"), ("fp8_e4m3", "token"), 1.0),
-        (("mxfp8_e4m3", "group"), ("mxfp8_e4m3", "group"), 1.0),
+        pytest.param(("fp8_e4m3", "channel"), ("fp8_e4m3", "token"), 1.0, marks=pytest.mark.slow),
+        pytest.param(("mxfp8_e4m3", "group"), ("mxfp8_e4m3", "group"), 1.0, marks=pytest.mark.slow),
     ],
 )
 def test_transformers_rounds_activations_as_the_configuration_says(
@@ -513,8 +516,8 @@ def test_transformers_rounds_activations_as_the_configuration_says(
     ("weights", "activations"),
     [
         (("int8", "channel"), ("int8", "tensor")),
-        (("fp8_e4m3", "tensor"), ("fp8_e4m3", "tensor")),
-        (("nvfp4", "group"), ("nvfp4", "group")),
+        pytest.param(("fp8_e4m3", "tensor"), ("fp8_e4m3", "tensor"), marks=pytest.mark.slow),
+        pytest.param(("nvfp4", "group"), ("nvfp4", "group"), marks=pytest.mark.slow),
     ],
 )
 def test_transformers_takes_calibrated_ranges_along(nano, theirs, tmp_path, weights, activations):
