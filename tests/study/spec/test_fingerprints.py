@@ -1,8 +1,8 @@
 """Fingerprints recorded when stores were first written: results stay found, however the code is arranged.
 
 Three are newer than the rest, as their numbers changed: a search of asymmetric integers' scales clips both
-ends, and what calibration counts leaves out the silence behind an audio. If one of these changes, everybody's results of such points are run again: change it knowingly, with a version
-of what gives other numbers.
+ends, and what calibration counts leaves out the silence behind an audio. If one of these changes, everybody's
+results of such points are run again: change it knowingly, with a version of what gives other numbers.
 """
 
 import pytest
