@@ -5,6 +5,7 @@ import re
 import pytest
 
 from tests.browser.points import FORMATS, points
+from tests.study.compare.test_recommending import BROKEN, FP32, INT4, INT8
 from tests.study.report.test_report import HOSTILE, row
 from wq.study.compare.selection import Selection
 from wq.study.report.report import write_report
@@ -42,7 +43,7 @@ def test_the_front_is_drawn(visit, report):
     assert page.locator(".intervals line").count() == POINTS
     assert page.locator(".chart .references line").count() == 1
     standings = column(page, "Front")
-    assert set(standings) <= {"on", "off", "undecided"}
+    assert set(standings) <= {"on", "equivalent", "off", "undecided"}
     assert page.locator(".points .on").count() == standings.count("on")
     assert page.locator(".points .undecided").count() == standings.count("undecided") > 0
     colours = page.eval_on_selector_all(
@@ -50,6 +51,20 @@ def test_the_front_is_drawn(visit, report):
     )
     shapes = page.eval_on_selector_all(".points path", "marks => marks.map(mark => mark.getAttribute('d'))")
     assert (len(set(colours)), len(set(shapes))) == (len(FORMATS) + 1, 2)
+
+
+def test_the_recommended_point_is_the_same_in_card_chart_and_table(visit, tmp_path):
+    page = visit(write_report(Selection([FP32, INT8, INT4, BROKEN]), tmp_path, "four").html)
+    assert "int4-g128" in page.locator(".facts div").nth(1).inner_text()
+    assert page.locator("tr:has(th > b) bdi").all_inner_texts() == ["int4-g128"]
+    ring = page.locator(".recommended circle")
+    recommended = page.locator(".points .on").get_attribute("transform")
+    assert recommended == f"translate({ring.get_attribute('cx')} {ring.get_attribute('cy')})"
+    assert page.locator(".points .equivalent").count() == 2
+    assert page.locator(".points .broken").count() == 1
+    assert column(page, "Front")[-1] == "broken"
+    page.get_by_role("button", name="int3-g128", exact=True).click()
+    assert "450 of 600 transcripts end in a loop" in page.locator("dialog[open]").inner_text()
 
 
 def test_axes_switch_and_points_move(visit, report):

@@ -9,14 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.study.report.test_report import row
+from tests.study.spec.test_spec import spec
 from wq.study.compare.scenes import Scene, scenes
 from wq.study.compare.selection import Selection
+from wq.study.grid.grid import identity
 from wq.study.report.page_data import page_data
 from wq.study.report.report import format_table, write_report
 from wq.study.report.report_text import format_csv, format_markdown, format_tex, recommendation
 from wq.study.score import statistics
 from wq.study.score.noninferiority import LEVEL, MARGIN, Change, bounds, parse_margin, utterances_needed
-from wq.study.spec.config import Config
+from wq.study.spec.config import Config, ConfigurationError
 
 UTTERANCES, WORDS = 600, 10
 
@@ -31,6 +33,7 @@ def changed(point: str, megabytes: float, wer: float, low: float, high: float, *
 FP32 = row("fp32", 16, 0.05)
 INT8 = changed("int8-g128", 4, 0.051, -0.05, 0.25)
 INT4 = changed("int4-g128", 2, 0.052, -0.1, 0.45)
+BROKEN = changed("int3-g128", 1, 4.96, -40, 900, repetition_loops=450)
 
 
 def only(rows: list[dict], margin: float = MARGIN) -> Scene:
@@ -101,11 +104,7 @@ def test_one_margin_for_card_table_and_chart(tmp_path):
 
 
 def test_what_is_broken_is_said_to_be_and_is_nowhere_on_the_front():
-    broken = [
-        changed("int3-g128", 1, 4.96, -40, 900, repetition_loops=450),
-        changed("int3-g64", 1.2, 0.95, 80, 99, repetition_loops=6),
-    ]
-    rows = [FP32, INT8, *broken]
+    rows = [FP32, INT8, BROKEN, changed("int3-g64", 1.2, 0.95, 80, 99, repetition_loops=6)]
     scene = only(rows)
     assert [each["point"] for each in scene.rows] == ["int8-g128", "fp32", "int3-g128", "int3-g64"]
     assert scene.standing == ["on", "equivalent", "broken", "broken"]
@@ -136,10 +135,7 @@ def test_the_order_of_the_rows_does_not_matter(rows):
     [
         (Change(0.0, 0.0, 0.0), 0.0),  # of which nothing else is known
         (Change(0.0, 0.0, 0.0, 1, 10), math.inf),
-        (
-            Change(0.0, 0.0, 0.0, 1000, 10_000),
-            2.7106e-4,  # no change seen: t^2 over so many words, t = 1.6464 of 999 degrees of freedom
-        ),
+        (Change(0.0, 0.0, 0.0, 1000, 10_000), 2.711e-4),  # no change seen: some three errors may be missed
         (Change(0.001, -0.001, 0.003, 10**6, 10**7), 0.003),  # never below the interval's own end
         (Change(0.001, -0.001, 0.02, 10**6, 10**7), 0.02),
     ],
@@ -194,3 +190,12 @@ def test_any_wrong_recommendation_is_rare_where_all_points_are_just_too_bad():
         ]
         wrong += min(bounds(changes, 0.00499)) <= 0.00499
     assert wrong <= (LEVEL + 0.02) * corpora
+
+
+def test_the_margin_is_no_part_of_a_point():
+    assert spec(margin=0.02).fingerprint == spec().fingerprint
+    assert identity(["format=int4", "margin=0.02"]) == identity(
+        ["format=int4"]
+    )  # the same grid, read otherwise
+    with pytest.raises(ConfigurationError, match="margin=-0.1 must be from 0 to 1; give another margin"):
+        spec(margin=-0.1)
