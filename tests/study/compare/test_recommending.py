@@ -194,8 +194,6 @@ def test_any_wrong_recommendation_is_rare_where_all_points_are_just_too_bad():
 
 def test_the_margin_is_no_part_of_a_point():
     assert spec(margin=0.02).fingerprint == spec().fingerprint
-    assert identity(["format=int4", "margin=0.02"]) == identity(
-        ["format=int4"]
-    )  # the same grid, read otherwise
-    with pytest.raises(ConfigurationError, match="margin=-0.1 must be from 0 to 1; give another margin"):
+    assert identity(["format=int4", "margin=0.02"]) == identity(["format=int4"])  # one grid, read anew
+    with pytest.raises(ConfigurationError, match=r"margin=-0\.1 must be from 0 to 1; give another margin"):
         spec(margin=-0.1)
