@@ -44,8 +44,11 @@ class Jobs:
     composed: Mapping[int, DictConfig] = field(default_factory=dict)  # where that is known already
 
     def __call__(self) -> None:
+        from wq.console import print_anything
+
         Singleton.set_state(self.singletons)
         setup_globals()
+        print_anything()
         if not self.slurm:
             return self.run()
         from wq.slurm import run_as_job
@@ -149,20 +152,19 @@ def place(composed: Mapping[int, DictConfig]) -> dict[int, str]:
         number: os.path.normpath(str(OmegaConf.select(config, "hydra.sweep.subdir")))
         for number, config in composed.items()
     }
-    owners: dict[Path, int] = {}
-    for number, text in found.items():
-        parts = Path(text).parts
-        if not parts or text == os.curdir or Path(text).is_absolute() or parts[0] == os.pardir:
+    for text in found.values():
+        if Path(text).is_absolute() or Path(text).parts[:1] in ((), (os.pardir,)):
             raise ConfigurationError(
                 f"hydra.sweep.subdir={text} is no directory below hydra.sweep.dir; give one for every point, "
                 "such as ${hydra.job.num}"
             )
-        owners.setdefault(Path(text), number)
-        other = next((owners[each] for each in (Path(text), *Path(text).parents) if each in owners), number)
-        if other != number:
+    owners = {Path(text): number for number, text in found.items()}
+    for number, text in found.items():
+        around = {owners[each] for each in (Path(text), *Path(text).parents) if each in owners}
+        if around != {number}:
             raise ConfigurationError(
-                f"hydra.sweep.subdir={text} of point {number} is in the directory of point {other}; give one "
-                "for every point, such as ${hydra.job.num}"
+                f"hydra.sweep.subdir={text} of point {number} is in the directory of point "
+                f"{min(around - {number})}; give one for every point, such as ${{hydra.job.num}}"
             )
     return found
 

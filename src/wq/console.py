@@ -1,5 +1,6 @@
 """What a command says to whoever runs it: errors in one line, exit codes, and what a signal to stop does."""
 
+import io
 import os
 import re
 import signal
@@ -116,6 +117,13 @@ def raise_if_interrupted() -> None:
         raise KeyboardInterrupt
 
 
+def print_anything() -> None:
+    """What a narrow encoding has no characters for is replaced, and ends nothing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace" if stream is sys.stderr else "replace")
+
+
 def listen() -> None:
     """Take signals to stop as interrupts."""
     signal.signal(signal.SIGTERM, _interrupt)
@@ -126,6 +134,7 @@ def listen() -> None:
 def run_command(command: Callable[[list[str]], None], usage: str) -> None:
     """Run a subcommand on its arguments, or say how it is used. Errors are one line and exit code 1."""
     arguments = sys.argv[1:]
+    print_anything()
     listen()
     try:
         with report_errors():

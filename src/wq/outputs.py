@@ -11,6 +11,8 @@ import secrets
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from wq import hub
+
 LIST = ".wq.sha256"
 HEADER = "# Files that wq wrote here, and may replace: see sha256sum"
 
@@ -92,8 +94,8 @@ def refuse_inside(place: Path, key: str, sources: Mapping[str, str | None]) -> N
     """
     place, here = place.resolve(), Path.cwd().resolve()
     for setting, value in sources.items():
-        source = Path(value or "").resolve()
-        if not value or not Path(value).is_dir() or not place.is_relative_to(source):
+        source = hub.expanded(value or "").resolve()
+        if not value or not source.is_dir() or not place.is_relative_to(source):
             continue
         if not here.is_relative_to(source) or place == source or _is_filled(place):
             raise OutputError(

@@ -1,7 +1,9 @@
 """Tasks in processes of this machine, by loky, joblib's pool: one for every GPU, or for every CPU core."""
 
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -10,9 +12,12 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from itertools import pairwise
+from itertools import pairwise, takewhile
+from pathlib import Path
 from typing import Any
 
+# How Linux calls the process ids of a machine itself: PROC_PID_INIT_INO
+FIRST_SPACE = "pid:[4026531836]"
 # In the environment of a process: how many of them share the machine's memory
 PROCESSES = "WQ_PROCESSES"
 
@@ -120,11 +125,23 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
+def machine() -> str:
+    """This machine, as far as a process id means the same on it: a container with ids of its own is another
+    one, whatever name it has."""
+    try:
+        space = str(Path("/proc/self/ns/pid").readlink())
+    except OSError:  # no Linux
+        return socket.gethostname()
+    return socket.gethostname() + ("" if space == FIRST_SPACE else f" {space}")
+
+
 def visible_gpus() -> list[str]:
-    """The CUDA devices that a process here may use, as CUDA_VISIBLE_DEVICES names them."""
+    """The CUDA devices that a process here may use, as CUDA_VISIBLE_DEVICES names them: as CUDA does, up to
+    the first that is none, such as -1, or NoDevFiles, which Slurm sets."""
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
-        return [each.strip() for each in chosen.split(",") if each.strip()]
+        names = [each.strip() for each in chosen.split(",")]
+        return list(takewhile(re.compile(r"\d+|(GPU|MIG)-\S+").fullmatch, names))
     try:
         listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60, check=True)
     except (OSError, subprocess.SubprocessError):

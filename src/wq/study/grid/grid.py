@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from wq.console import FULL_ERROR, ending, leave, listen, refuse_passwords, report_errors, say
+from wq.console import FULL_ERROR, ending, leave, listen, print_anything, refuse_passwords, report_errors, say
 from wq.study.spec.composition import explained, refuse_options, respell
 
 if TYPE_CHECKING:
@@ -122,6 +122,7 @@ def run_application(application: Callable[[], None]) -> None:
     happened."""
     wants_traceback = FULL_ERROR in os.environ
     os.environ[FULL_ERROR] = "1"  # Hydra then raises errors of the configuration instead of printing them
+    print_anything()
     listen()
     logging.raiseExceptions = False  # Hydra's log need not be read to its end either
     interrupted = False
@@ -200,10 +201,12 @@ def finish(sweep: Sweep, status: str) -> None:
         status = "FAILED"
     written = None
     try:
+        if len(rows) > len(selection.unfinished):
+            with report_errors():  # the table is shown even where no file can be written
+                written = write_report(selection, sweep.directory, "wq grid")
         if rows:
             say(format_table(selection))
-        if len(rows) > len(selection.unfinished):
-            written = write_report(selection, sweep.directory, "wq grid")
+        if written:
             say(*map(str, written.paths))
     finally:
         if sweep.parent_run:

@@ -5,7 +5,6 @@ there; nothing needs to have ended well, and no record needs to be complete.
 """
 
 import os
-import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import psutil
 
 from wq import slurm
+from wq.processes import machine
 from wq.study.store.results import ERROR, PLAN, RESULT, Planned, Row, planned, read_row, write_row
 
 STATES = ("done", "running", "waiting", "failed", "missing")
@@ -51,7 +51,7 @@ def write_plan(
         sweep / PLAN,
         {
             "command": command,
-            "host": socket.gethostname(),
+            "host": machine(),
             "pid": process.pid,
             "began": process.create_time() - psutil.boot_time(),  # whatever becomes of the clock
             "points": [point for point in earlier if point["number"] not in points] + plan,
@@ -93,7 +93,7 @@ def is_launched_here(sweep: Path) -> bool:
 
 def is_alive(plan: Row) -> bool | None:
     """Whether the process that launched a grid is there; None where another machine would have to tell."""
-    if plan["host"] != socket.gethostname():
+    if plan["host"] != machine():
         return None
     try:
         return abs(psutil.Process(plan["pid"]).create_time() - psutil.boot_time() - plan["began"]) < 1
