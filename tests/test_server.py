@@ -18,7 +18,7 @@ import requests
 from tests.conftest import REPOSITORY, Launch, Run
 from tests.test_launchers import OWN, sweep_of, until
 from tests.test_slurm import free_ports
-from wq.study.store.tracking import GRID, PARENT, Store
+from wq.study.store.tracking import GRID, LONGEST_NAME, PARENT, WHOLE_NAME, Store
 
 pytestmark = pytest.mark.postgres
 
@@ -29,6 +29,10 @@ FORTY = (
 TWELVE = (
     *("format=int8,int6,int5,int4,nvfp4,mxfp4", "group=32,64", "limit=8", "resamples=50"),
     *("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
+)
+LAYERS = (
+    *[("encoder", "self_attn", name) for name in ("q", "k", "v", "out")],
+    *[("decoder", part, name) for part in ("self_attn", "cross_attn") for name in ("q", "k", "v", "out")],
 )
 EIGHT = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=8", "hydra.launcher.threads=1")
 
@@ -168,3 +172,18 @@ def test_nothing_is_lost_when_the_server_is_killed(server: Server, launch: Launc
     assert again.returncode == 0
     assert " recorded" not in again.stdout
     assert len(metrics(Store(server.uri, "killed"))) == 13
+
+
+@pytest.mark.slow
+def test_settings_of_any_length_are_recorded(server: Server, wq: Run):
+    """Beyond the 250 characters that a database has for the name of a run."""
+    roles = ",".join(f"{side}.{part}.{name}" for side, part, name in LAYERS)
+    settings = (f"roles=[{roles}]", "format=int8,int4", "limit=2", "resamples=50", "experiment_name=long")
+    done = wq("-m", *settings, f"tracking_uri={server.uri}")
+    assert done.returncode == 0, done.stderr
+    assert "warning" not in done.stderr
+    store = Store(server.uri, "long")
+    (grid,) = store.client.search_runs([store.experiment_id], f"tags.`{GRID}` != ''")
+    assert len(grid.info.run_name) == LONGEST_NAME
+    assert grid.data.tags[WHOLE_NAME] == " ".join(text for text in (*settings, f"tracking_uri={server.uri}"))
+    assert len(store.runs("attributes.status = 'FINISHED'")) == 3

@@ -16,7 +16,7 @@ or one above them; without any, multirun/ and outputs/.
   wq sync tracking_uri=URI       which store (the job's tracking_uri=, or $MLFLOW_TRACKING_URI, or the job's)
   wq sync experiment_name=NAME   which MLflow experiment (the job's)
 
-Call it in the directory that the jobs were started in, which has the locks."""
+Call it in the directory that the jobs were started in: a server's locks are there, and so is mlflow.db."""
 
 DEFAULT = (Path("multirun"), Path("outputs"))
 

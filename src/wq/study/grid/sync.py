@@ -93,7 +93,7 @@ def bring(store: Store, record: Record, directory: Path, sweep: Path | None) -> 
     beside others."""
     if _is_known(store, record):
         return KNOWN
-    with exclusive(record.tags[FINGERPRINT], record.name):
+    with exclusive(store.folder, record.tags[FINGERPRINT], record.name):
         if _is_known(store, record):
             return KNOWN
         parent = _parent(store, sweep, create=True) if sweep else None
@@ -134,7 +134,7 @@ def _parent(store: Store, sweep: Path, *, create: bool = False) -> str | None:
         return None
     config = OmegaConf.load(sweep / "multirun.yaml")
     identity, name = grid.identity(config.hydra.overrides.task)
-    with exclusive(f"grid-{identity}", name):
+    with exclusive(store.folder, f"grid-{identity}", name):
         found = store.find_grid(identity)
         return store.create_run(name, {GRID: identity}) if create and not found else found
 

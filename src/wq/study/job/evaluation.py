@@ -42,7 +42,7 @@ def obtain(job: Job, directory: Path, reference: Outcome | None = None) -> Outco
     """The point's results: from the store where it has them, else by running it, once however many jobs ask
     together. Either way its files are left in the directory."""
     reuse.here.passed(job.spec)
-    with exclusive(job.spec.fingerprint, job.spec.point):
+    with exclusive(job.store.folder, job.spec.fingerprint, job.spec.point):
         found = None if job.config.rerun else files_of(job, directory)
         if found is None:
             return record(job, directory, reference)

@@ -13,6 +13,7 @@ from filelock import FileLock
 from wq.console import without_password
 from wq.study.store.reachability import (
     SQLITE,
+    RefusedError,
     StoreError,
     UnreachableError,
     database_file,
@@ -55,7 +56,8 @@ class Connection:
         of_mlflow = type(error).__module__.startswith("mlflow.")
         if not of_mlflow and not isinstance(error, StoreError | OSError | sqlite3.Error):
             raise error
-        failures.setdefault(self.uri, UnreachableError(self.uri, reason_of(error)))
+        kind = UnreachableError if is_shut(error) or isinstance(error, UnreachableError) else RefusedError
+        failures.setdefault(self.uri, kind(self.uri, reason_of(error)))
 
     def tell_failure(self, directory: Path) -> None:
         """Say, once in a process, that the store does without what lies in this directory, and the remedy."""
@@ -63,8 +65,8 @@ class Connection:
         if failure and not failure.told:
             failure.told = True
             print(
-                f"warning: tracking_uri={failure.uri} cannot be reached ({failure.reason}): results are kept "
-                f"as files; when it is back, record them with: wq sync {os.path.relpath(directory)}",
+                f"warning: tracking_uri={failure.uri} {failure.state} ({failure.reason}): results are kept "
+                f"as files; when {failure.end}, record them with: wq sync {os.path.relpath(directory)}",
                 file=sys.stderr,
             )
 
@@ -88,7 +90,7 @@ class Connection:
         except Exception as error:
             if is_shut(error):
                 raise failures.setdefault(self.uri, UnreachableError(self.uri, reason_of(error))) from error
-            remedy = "restore it" if database_file(self.uri) else "correct its address"
+            remedy = "restore it" if database_file(self.uri) else "look after it, or correct its address"
             raise StoreError(
                 f"tracking_uri={without_password(self.uri)} cannot be used ({reason_of(error)}); {remedy}, "
                 f"or give tracking_uri={SQLITE}mlflow.db"

@@ -11,12 +11,12 @@ from wq.caches import NO_LOCKS
 
 
 @contextmanager
-def exclusive(key: str, name: str) -> Iterator[None]:
-    """Nobody else has this key meanwhile: the fingerprint of a point, say. The operating system frees the
-    lock of a process that dies, and over NFS the server does. Where a file system has no such locks nobody
-    waits: a lock that is but a file would outlive its holder. The point may then be run twice, with equal
-    results."""
-    directory = Path(".wq") / "locks"
+def exclusive(folder: Path, key: str, name: str) -> Iterator[None]:
+    """Nobody else has this key in this folder meanwhile: the fingerprint of a point, say. The operating
+    system frees the lock of a process that dies, and over NFS the server does. Where a file system has no
+    such locks nobody waits: a lock that is but a file would outlive its holder. The point may then be run
+    twice, with equal results."""
+    directory = folder / "locks"
     directory.mkdir(parents=True, exist_ok=True)
     lock = FileLock(directory / f"{key}.lock", fallback_to_soft=False)
     try:

@@ -6,6 +6,7 @@ UnreachableError: jobs go on without it.
 """
 
 import errno
+import os
 import re
 import socket
 import sqlite3
@@ -42,6 +43,7 @@ class UnreachableError(StoreError):
     """A store that may be right, and does not answer or lets nobody write now."""
 
     told = False  # to the user
+    state, end = "cannot be reached", "it is back"  # as the user is told
 
     def __init__(self, uri: str, reason: str) -> None:
         self.uri, self.reason = without_password(uri), reason
@@ -50,6 +52,12 @@ class UnreachableError(StoreError):
             f"tracking_uri={self.uri} cannot be used ({reason}); {remedy}, or give "
             f"tracking_uri={SQLITE}mlflow.db"
         )
+
+
+class RefusedError(UnreachableError):
+    """A store that answers, and does not take what it is given."""
+
+    state, end = "does not take what is to be recorded", "that is mended"
 
 
 def check_scheme(uri: str) -> None:
@@ -71,7 +79,34 @@ def check_scheme(uri: str) -> None:
 def database_file(uri: str) -> Path | None:
     """The file of an SQLite store."""
     found = re.match(r"sqlite(?:\+\w+)?:///(?!:memory:)([^?]+)", uri, re.IGNORECASE)
+    if found and "%" in found[1]:  # which it depends on its version whether SQLAlchemy decodes
+        from sqlalchemy.engine import make_url
+
+        return Path(make_url(uri).database or found[1])
     return Path(found[1]) if found else None
+
+
+def uri_of(database: Path) -> str:
+    """The address of an SQLite file, whatever its directory is called. A name that an address cannot hold as
+    it is, and that SQLAlchemy's versions and MLflow each decode otherwise, is kept out of it: it is then
+    relative to where this process works."""
+    text = str(database)
+    if not text.isprintable() or set(text) & {"?", "%"}:
+        text = os.path.relpath(database)
+    return f"{SQLITE}{text}"
+
+
+def refuse_foreign(database: Path) -> None:
+    """Raises StoreError for an SQLite file that holds something else: MLflow would add its tables to it."""
+    with closing(sqlite3.connect(database)) as connection:
+        tables = {
+            name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        }
+    if tables and "experiments" not in tables:
+        raise StoreError(
+            f"tracking_uri={SQLITE}{database} is a database of something else, with the table "
+            f"{min(tables)}; give tracking_uri={SQLITE}FILE for a file that is not there yet"
+        )
 
 
 def is_shut(error: BaseException) -> bool:

@@ -4,11 +4,11 @@ One run per point, one parent run per grid. Everything goes through MlflowClient
 that nothing depends on global state, on environment variables that other tools set, or on which thread asks.
 """
 
+import hashlib
 import json
 import logging
 import os
 import shutil
-import socket
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -18,15 +18,15 @@ from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
 
 import psutil
 
-from wq import slurm
+from wq import caches, slurm
 from wq.console import without_password
+from wq.processes import machine
 from wq.study.store.connection import Connection
+from wq.study.store.moves import artifact_root, found, local_path, readdress
 from wq.study.store.reachability import (
-    SQLITE,
     StoreError,
     UnreachableError,
     check_scheme,
@@ -34,6 +34,8 @@ from wq.study.store.reachability import (
     is_shut,
     probe,
     reason_of,
+    refuse_foreign,
+    uri_of,
 )
 from wq.study.store.results import FORMERLY, HYPOTHESES, RESULT, Row, hypotheses, read_row, read_rows
 
@@ -50,15 +52,17 @@ RECORD_ID = "wq.record"
 FINGERPRINT, GRID, HOST, PID, FAILURE = "wq.fingerprint", "wq.grid", "wq.host", "wq.pid", "wq.error"
 JOB = "wq.slurm_job"
 COMMAND = "wq.command"
+WHOLE_NAME = "wq.name"  # of a run whose name had to be cut
 PARENT_VARIABLE = "WQ_PARENT_RUN"
 
-LONGEST_PARAM, PARAMS_AT_ONCE, LONGEST_TAG = 6000, 100, 5000  # what every MLflow server takes
+# What every MLflow server takes, in characters: MLflow's own limits, and those of its tables' columns
+LONGEST_PARAM, PARAMS_AT_ONCE, LONGEST_TAG, LONGEST_NAME, LONGEST_EXPERIMENT = 6000, 100, 5000, 250, 256
 NEWEST: dict[str, Any] = {"order_by": ["attributes.start_time DESC"], "max_results": 1000}
 
 
 def default_uri() -> str:
     """The environment's store, or MLflow's own default, which a bare `mlflow ui` in this directory shows."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{Path.cwd() / 'mlflow.db'}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or uri_of(Path.cwd() / "mlflow.db")
 
 
 def finished(fingerprint: str) -> str:
@@ -86,6 +90,19 @@ class Store:
     @cached_property
     def connection(self) -> Connection:
         return Connection(self.uri)
+
+    @cached_property
+    def folder(self) -> Path:
+        """What the processes that share this store keep for one another, such as locks: beside an SQLite
+        file, else where the command was typed, and where neither may be written, in the user's cache."""
+        database = database_file(self.uri)
+        for place in (*((database.parent,) if database else ()), Path()):
+            with suppress(OSError):
+                folder = place / ".wq"
+                folder.mkdir(parents=True, exist_ok=True)
+                if os.access(folder, os.W_OK):
+                    return folder
+        return caches.place() / "stores" / hashlib.sha256(self.uri.encode()).hexdigest()[:16]
 
     @property
     def client(self) -> "MlflowClient":
@@ -119,7 +136,10 @@ class Store:
         """A fresh SQLite file is made beside its place and then put there: one whose migrations were cut
         short, as by a kill, can never be used."""
         database = database_file(self.uri)
-        if database is None or database.exists():
+        if database is None:
+            return
+        if database.exists():
+            refuse_foreign(database)
             return
         from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
@@ -127,7 +147,7 @@ class Store:
         shutil.rmtree(beside, ignore_errors=True)  # of who was killed: nobody else is here now
         beside.mkdir()
         fresh = beside / database.name
-        SqlAlchemyStore(f"{SQLITE}{fresh}", artifacts_of(database)).engine.dispose()
+        SqlAlchemyStore(uri_of(fresh), artifact_root(database).as_uri()).engine.dispose()
         fresh.replace(database)
         beside.rmdir()
 
@@ -138,6 +158,8 @@ class Store:
             client = self.client
             with self.connection.migration_lock():
                 probe(self.uri, writes=True)
+                if database := database_file(self.uri):
+                    readdress(database)
                 return self._found_id() or self._create(client)
 
     def _found_id(self) -> str | None:
@@ -148,7 +170,12 @@ class Store:
         from mlflow.exceptions import MlflowException
 
         database = database_file(self.uri)
-        artifacts = artifacts_of(database) if database else None  # a server knows its own place
+        artifacts = artifact_root(database).as_uri() if database else None  # a server knows its own place
+        if len(self.experiment) > LONGEST_EXPERIMENT:
+            raise StoreError(
+                f"experiment_name={self.experiment} has {len(self.experiment)} characters, and a store takes "
+                f"{LONGEST_EXPERIMENT}; give a shorter one"
+            )
         try:
             return client.create_experiment(self.experiment, artifact_location=artifacts)
         except MlflowException:  # somebody else has, meanwhile
@@ -262,10 +289,10 @@ class Store:
     def artifact(self, run: "Run", name: str) -> Path:
         """A file of a finished run on this machine: the store's own, or a copy that is kept, as what is
         finished does not change."""
-        address = urlsplit(run.info.artifact_uri or "")
-        if address.scheme in ("", "file"):
-            return Path(unquote(address.path) if address.scheme else address.path) / name
-        kept = Path(".wq") / "runs" / run.info.run_id / name
+        place = local_path(run.info.artifact_uri)
+        if place:
+            return found(place, database_file(self.uri)) / name
+        kept = self.folder / "runs" / run.info.run_id / name
         if not kept.exists():
             kept.parent.mkdir(parents=True, exist_ok=True)
             with TemporaryDirectory(dir=kept.parent) as directory:
@@ -277,7 +304,10 @@ class Store:
     ) -> str:
         """started: in milliseconds since 1970, as MLflow counts."""
         own = {NAME: name, SOURCE: "wq"} | whereabouts() | ({PARENT: parent} if parent else {})
-        return self.client.create_run(self.experiment_id, started, own | tags).info.run_id
+        if len(name) > LONGEST_NAME:
+            own |= {NAME: f"{name[: LONGEST_NAME - 1]}…", WHOLE_NAME: name}
+        fitting = {key: value[:LONGEST_TAG] for key, value in (own | tags).items()}
+        return self.client.create_run(self.experiment_id, started, fitting).info.run_id
 
     def record(
         self,
@@ -318,7 +348,9 @@ class Store:
         from mlflow.exceptions import MlflowException
 
         place = json.dumps({key: value for key, value in source.items() if key != "type"})
-        test_set = Dataset(name, digest[:36], source["type"], place, profile=json.dumps(counts))
+        test_set = Dataset(
+            name[:LONGEST_NAME], digest[:36], source["type"], place, profile=json.dumps(counts)
+        )
         inputs = [DatasetInput(test_set, [InputTag("mlflow.data.context", "evaluation")])]
         try:
             self.client.log_inputs(run_id, inputs)
@@ -354,7 +386,7 @@ class Store:
         """The parent run of a grid that begins."""
         run_id = self.find_grid(identity) or self.create_run(name, {GRID: identity})
         self.client.update_run(run_id, status="RUNNING")
-        for tag, value in ((HOST, socket.gethostname()), (PID, str(os.getpid()))):
+        for tag, value in ((HOST, machine()), (PID, str(os.getpid()))):
             self.client.set_tag(run_id, tag, value)
         return run_id
 
@@ -380,11 +412,6 @@ class Store:
         return True
 
 
-def artifacts_of(database: Path) -> str:
-    """Where the artifacts of an SQLite store lie."""
-    return (database.absolute().parent / "mlruns").as_uri()
-
-
 def milliseconds() -> int:
     """Now, as MLflow counts."""
     return int(time.time() * 1000)
@@ -393,11 +420,11 @@ def milliseconds() -> int:
 def whereabouts() -> dict[str, str]:
     """Tags that say where this process runs."""
     job = {JOB: slurm.own_id()} if slurm.own_id() else {}
-    return {HOST: socket.gethostname(), PID: str(os.getpid())} | job
+    return {HOST: machine(), PID: str(os.getpid())} | job
 
 
 def is_dead(tags: dict[str, Any]) -> bool:
     """Whether a run's process, if it was one of this machine or of a Slurm job, is gone."""
-    if tags.get(HOST) == socket.gethostname() and tags.get(PID, "").isdigit():
+    if tags.get(HOST) == machine() and tags.get(PID, "").isdigit():
         return not psutil.pid_exists(int(tags[PID]))
     return JOB in tags and slurm.is_gone(tags[JOB])
