@@ -17,6 +17,7 @@ import soundfile
 
 from tests.conftest import GRID as GRID_COMMAND
 from tests.conftest import REAL, Run, environment, run_jobs, some_slow
+from wq.study.store.columns import undeclared
 from wq.study.store.tracking import GRID, PARENT, Store
 
 POINTS = {
@@ -58,6 +59,7 @@ def test_a_grid(grid: Path):
 
     row = json.loads((sweep / "0" / "result.json").read_text())
     assert row["point"] == "int4-g32"
+    assert undeclared(row) == []
     assert row["bits_per_weight"] == 4.5
     assert 0 <= row["wer_ci_low"] <= row["wer"] <= row["wer_ci_high"]
     assert row["wer_delta_ci_low"] <= row["wer_delta"] <= row["wer_delta_ci_high"]
