@@ -184,6 +184,6 @@ def test_settings_of_any_length_are_recorded(server: Server, wq: Run):
     assert "warning" not in done.stderr
     store = Store(server.uri, "long")
     (grid,) = store.client.search_runs([store.experiment_id], f"tags.`{GRID}` != ''")
-    assert len(grid.info.run_name) == LONGEST_NAME
+    assert len(grid.info.run_name or "") == LONGEST_NAME
     assert grid.data.tags[WHOLE_NAME] == " ".join(text for text in (*settings, f"tracking_uri={server.uri}"))
     assert len(store.runs("attributes.status = 'FINISHED'")) == 3
