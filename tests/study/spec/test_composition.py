@@ -25,7 +25,7 @@ def test_null_is_a_text_only_where_nothing_may_be_null():
 
 
 RESPELLED = {
-    "experiment_name=1e3,a,0010, -1": "experiment_name='1e3',a,'0010', '-1'",
+    "experiment_name=1e3,a,0010, -1": "experiment_name='1e3',a,0010, '-1'",
     "experiment_name=choice(1e3,a)": "experiment_name=choice('1e3',a)",
     "experiment_name=range(1,3)": "experiment_name=range(1,3)",
     "experiment_name='1e3'": "experiment_name='1e3'",

@@ -62,7 +62,11 @@ def readdress(database: Path) -> None:
                     connection.execute(
                         "UPDATE runs SET artifact_uri = ? WHERE run_uuid = ?", (after.as_uri(), run)
                     )
-            print(f"{database} has been moved: its artifacts are no longer {old}, but {new}", file=sys.stderr)
+            if runs:
+                print(
+                    f"{database} has been moved: its artifacts are no longer {old}, but {new}",
+                    file=sys.stderr,
+                )
 
 
 def _old_and_new(address: str | None, root: Path) -> tuple[Path, Path | None]:

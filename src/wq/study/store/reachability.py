@@ -102,7 +102,7 @@ def refuse_foreign(database: Path) -> None:
         tables = {
             name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
         }
-    if tables and "experiments" not in tables:
+    if tables and not tables & {"experiments", "alembic_version"}:  # the latter's version MLflow judges
         raise StoreError(
             f"tracking_uri={SQLITE}{database} is a database of something else, with the table "
             f"{min(tables)}; give tracking_uri={SQLITE}FILE for a file that is not there yet"
