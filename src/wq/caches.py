@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -30,6 +31,8 @@ KINDS = {
 
 PLACE, LIMIT = "WQ_CACHE", "WQ_CACHE_LIMIT"
 DEFAULT_LIMIT = 5.0  # gigabytes; the largest entry there is, the calibration of large-v3, takes 1.6
+ENTRY = re.compile(r"\w+\.[0-9a-f]{32}")  # the names of what is kept here: a key and a checksum
+UNFINISHED = ".wq-"
 ABANDONED = 3600.0  # seconds after which nobody is writing an entry any more
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # a file system without them
 
@@ -112,7 +115,7 @@ def keep(kind: str, key: str, save: Callable[[Path], object]) -> None:
     try:
         folder = place() / kind
         folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=folder, prefix=".") as directory:
+        with TemporaryDirectory(dir=folder, prefix=UNFINISHED) as directory:
             written = Path(directory) / key
             save(written)
             if written.stat().st_size <= most:
@@ -146,9 +149,9 @@ def entries(kind: str) -> Iterator[Entry]:
     for path in paths:
         with suppress(OSError):  # removed meanwhile
             status = path.stat()
-            if not path.name.startswith("."):
+            if ENTRY.fullmatch(path.name):  # anything else is somebody's own
                 yield Entry(path, status.st_size, status.st_mtime)
-            elif time.time() - status.st_mtime > ABANDONED:
+            elif path.name.startswith(UNFINISHED) and time.time() - status.st_mtime > ABANDONED:
                 shutil.rmtree(path, ignore_errors=True)
 
 
