@@ -64,7 +64,10 @@ def text(parts: dict[str, Data]) -> str:
 def described(machine: Data) -> str:
     libraries = ", ".join(f"{name} {version}" for name, version in machine["libraries"].items())
     kind = f" ({machine['capability']})" if "capability" in machine else ""  # older figures do not tell
+    # more than a part and what it starts
+    is_busy = machine.get("load", 0) > machine["threads"] + 1
+    load = f", beside other work (load average {machine['load']})" if is_busy else ""
     return (
         f"{machine['threads']} cores of {machine['processor']}{kind}, "
-        f"{machine['memory_gb']} GB, Python {machine['python']}, {libraries}"
+        f"{machine['memory_gb']} GB, Python {machine['python']}, {libraries}{load}"
     )
