@@ -1,4 +1,5 @@
 """Sizes against known answers: public Whisper geometries, and the arithmetic of each scheme."""
+# pyright: reportMissingImports=false
 
 import copy
 import csv
