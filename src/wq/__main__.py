@@ -2,7 +2,6 @@
 
 import importlib
 import sys
-from importlib.metadata import version
 from pathlib import Path
 
 USAGE = """wq measures what quantization does to Whisper speech recognition.
@@ -27,7 +26,7 @@ def load(name: str):
 
 
 def main() -> None:
-    from wq.console import did_you_mean, run_command
+    from wq.console import did_you_mean, run_command, tell_version
 
     known = commands()
     width = max(map(len, known)) + 2
@@ -38,7 +37,7 @@ def main() -> None:
         run_command(lambda _: print(usage), usage)
         return
     if name == "--version":
-        print(f"wq {version('wq')}")
+        tell_version()
         return
     if name not in known:
         print(

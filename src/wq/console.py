@@ -131,6 +131,12 @@ def listen() -> None:
         signal.signal(signal.SIGINT, _interrupt)
 
 
+def tell_version() -> None:
+    from importlib.metadata import version
+
+    say(f"wq {version('wq')}")
+
+
 def run_command(command: Callable[[list[str]], None], usage: str) -> None:
     """Run a subcommand on its arguments, or say how it is used. Errors are one line and exit code 1."""
     arguments = sys.argv[1:]

@@ -61,7 +61,7 @@ def export(arguments: list[str]) -> None:
     out = Path(settings.pop("out"))
     check_target(out, overwrite == "true")
     config = configs[0]
-    refuse_inside(out, "out", {"dataset.path": config.dataset.path, "model.path": config.model.path})
+    refuse_inside(out, "out", config.sources)
     job = prepare(config, overrides, looks_only=True)
     tell_ignored(job.spec)
     write(job, out, overwrite=overwrite == "true", **settings)

@@ -65,9 +65,7 @@ def of_format(overrides: list[str], by: str, directory: Path) -> "list[Part]":
     config, *more = compose(overrides)
     if more:
         raise ValueError("a sensitivity study is of one job in several formats; give commas to format= alone")
-    outputs.refuse_inside(
-        directory, "out", {"dataset.path": config.dataset.path, "model.path": config.model.path}
-    )
+    outputs.refuse_inside(directory, "out", config.sources)
     geometry = find_geometry(config.model.path, config.model.revision)
     found: list[Part] = []
     seen = None  # the same for all parts: of the model as it was loaded

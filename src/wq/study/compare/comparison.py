@@ -27,7 +27,7 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Change:
+class ChangedUtterance:
     """An utterance that the two transcribe in other words. errors: of the first and of the second."""
 
     id: str
@@ -56,7 +56,7 @@ class Difference:
     intervals: tuple[Interval, Interval]
     comparison: Comparison
     matched: MatchedPairs
-    changes: list[Change]
+    changes: list[ChangedUtterance]
     resamples: int
     seed: int
 
@@ -81,7 +81,7 @@ def difference(first: Side, second: Side) -> Difference:
         for n in scored
     ]
     changes = [
-        Change(id, int(words), (int(errors), int(other_errors)), pair)
+        ChangedUtterance(id, int(words), (int(errors), int(other_errors)), pair)
         for id, words, errors, other_errors, pair in zip(
             one.ids, one.words, one.errors, two.errors, pairs, strict=True
         )

@@ -7,14 +7,23 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from wq.console import FULL_ERROR, ending, leave, listen, print_anything, refuse_passwords, report_errors, say
+from wq.console import (
+    FULL_ERROR,
+    ending,
+    leave,
+    listen,
+    print_anything,
+    refuse_passwords,
+    report_errors,
+    say,
+    tell_version,
+)
 from wq.study.spec.composition import explained, refuse_options, respell
 
 if TYPE_CHECKING:
@@ -130,7 +139,7 @@ def run_application(application: Callable[[], None]) -> None:
         with report_errors(), explained(sys.argv[1:]):
             refuse_passwords(sys.argv[1:])
             if "--version" in sys.argv:
-                say(f"wq {version('wq')}")
+                tell_version()
                 return
             refuse_options(sys.argv[1:])
             # -m may stand anywhere: Hydra's parser takes no settings on both sides of an option

@@ -23,7 +23,6 @@ from wq.study.job.rows import (
 from wq.study.resources import cost
 from wq.study.resources.size import model_size, plain_bits
 from wq.study.score import wer
-from wq.study.spec.spec import Spec
 from wq.study.store import recording, results
 from wq.study.store.locks import exclusive
 from wq.study.store.results import Row
@@ -49,7 +48,7 @@ def obtain(job: Job, directory: Path, reference: Outcome | None = None) -> Outco
         # The same numbers under this job's own names: the model may have been called otherwise before
         row = results.read_row(found[results.RESULT]) | spec_columns(job.spec) | {"command": job.command}
         outcome = Outcome(row, results.read_rows(found[results.HYPOTHESES]), reused=True)
-        for name in diagnosis_of(job.spec):
+        for name in recording.diagnosis_of(job.spec):
             outputs.write(directory / name, found[name].read_bytes())
     if found[results.RESULT] != directory / results.RESULT:
         outputs.remove([directory / results.RECORD])  # of what lay here before
@@ -60,7 +59,7 @@ def obtain(job: Job, directory: Path, reference: Outcome | None = None) -> Outco
 def files_of(job: Job, directory: Path) -> dict[str, Path] | None:
     """The files of the point's finished run by their names: the store's, or those of another job of this
     grid, which the store could not take. None where there is none."""
-    names = [results.RESULT, *diagnosis_of(job.spec)]
+    names = [results.RESULT, *recording.diagnosis_of(job.spec)]
     with job.store.connection.optional():
         if run := job.store.find_run(job.spec.fingerprint):
             found = {name: job.store.artifact(run, name) for name in names}
@@ -70,11 +69,6 @@ def files_of(job: Job, directory: Path) -> dict[str, Path] | None:
     if done is None:
         return None
     return {name: done / name for name in names} | {results.HYPOTHESES: results.hypotheses(done)}
-
-
-def diagnosis_of(spec: Spec) -> tuple[str, ...]:
-    """The files that a point leaves beside its results."""
-    return results.DIAGNOSIS if spec.treatment.smoothing else ()
 
 
 def write_files(directory: Path, outcome: Outcome) -> None:

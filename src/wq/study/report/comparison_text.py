@@ -3,7 +3,7 @@
 import unicodedata
 from collections.abc import Iterator, Sequence
 
-from wq.study.compare.comparison import Change, Difference
+from wq.study.compare.comparison import ChangedUtterance, Difference
 from wq.study.compare.scenes import decimal, percent
 from wq.study.report.report_text import points_of_wer
 from wq.study.score import noninferiority, wer
@@ -112,7 +112,7 @@ def probability(p: float) -> str:
     return "< 0.0001" if p < 0.0001 else f"= {p:.4f}"
 
 
-def _utterance(change: Change) -> Iterator[str]:
+def _utterance(change: ChangedUtterance) -> Iterator[str]:
     """Reference, A and B, a word below its word, as many lines as it takes."""
     yield f"{change.id}: {change.errors[0]} -> {change.errors[1]} errors in {change.words} words"
     margin = max(map(len, NAMES)) + 4

@@ -355,6 +355,11 @@ class Config(TreatmentConfig):
     detach: bool = False
     expect_wer: dict[str, list[float]] = field(default_factory=dict)
 
+    @property
+    def sources(self) -> dict[str, str | None]:
+        """Where it reads from, by its settings."""
+        return {"dataset.path": self.dataset.path, "model.path": self.model.path}
+
     def __post_init__(self) -> None:
         for model, band in self.expect_wer.items():
             if len(band) != 2 or not 0 <= band[0] <= band[1]:

@@ -151,8 +151,7 @@ class Spec:
         versions: list[int | str] = [NUMERICS_VERSION, DECODING_VERSION]
         treatment, cache = self.treatment, self.treatment.kv_cache
         calibrators = {each.quantizer.calibrator for each in treatment.activations}
-        is_searched = treatment.smoothing is not None and treatment.smoothing.method == "search"
-        if is_searched or calibrators - {None, "max"}:
+        if treatment.is_searched or calibrators - {None, "max"}:
             versions.append(f"counts {COUNTS_VERSION}")
         formats = [each.quantizer.format for each in treatment.plan]
         formats += [each.quantizer.quantizer.format for each in treatment.activations]

@@ -96,7 +96,7 @@ def uri_of(database: Path) -> str:
     return f"{SQLITE}{text}"
 
 
-def refuse_foreign(database: Path) -> None:
+def refuse_foreign_database(database: Path) -> None:
     """Raises StoreError for an SQLite file that holds something else: MLflow would add its tables to it."""
     with closing(sqlite3.connect(database)) as connection:
         tables = {

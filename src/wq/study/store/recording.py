@@ -103,8 +103,13 @@ def describe(
             "source": source(config.dataset),
             "counts": {name: row[name] for name in COUNTED if row.get(name) is not None},
         },
-        files=[RESULT, HYPOTHESES, *(DIAGNOSIS if spec.treatment.smoothing else ())],
+        files=[RESULT, HYPOTHESES, *diagnosis_of(spec)],
     )
+
+
+def diagnosis_of(spec: Spec) -> tuple[str, ...]:
+    """The files that a point leaves beside its results."""
+    return DIAGNOSIS if spec.treatment.smoothing else ()
 
 
 def keep(record: Record, directory: Path) -> None:

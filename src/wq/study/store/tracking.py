@@ -34,7 +34,7 @@ from wq.study.store.reachability import (
     is_shut,
     probe,
     reason_of,
-    refuse_foreign,
+    refuse_foreign_database,
     uri_of,
 )
 from wq.study.store.results import FORMERLY, HYPOTHESES, RESULT, Row, hypotheses, read_row, read_rows
@@ -139,7 +139,7 @@ class Store:
         if database is None:
             return
         if database.exists():
-            refuse_foreign(database)
+            refuse_foreign_database(database)
             return
         from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
