@@ -215,7 +215,7 @@ MISTAKES = {
     "+detach=true": "detach=true needs a cluster that takes the jobs; give hydra/launcher=slurm",
     "chunk=0 hydra/launcher=slurm": "chunk=0 must be at least 1; give a positive number",
     "hydra/launcher=slurm": 'Slurm takes no jobs (Could not detect "srun"',
-    "hydra/launcher=slurm hydra.launcher.partion=gpu": "Key 'partion' is not in struct",
+    "hydra/launcher=slurm hydra.launcher.partion=gpu": "hydra.launcher.partion is no setting of Hydra's",
     "hydra/launcher=joblib hydra.launcher.n_jobs=x": "n_jobs=x must be at least 1; give a number, or null",
 }
 

@@ -1,14 +1,21 @@
 """A point, evaluated: load, quantize, transcribe, score and measure; or found in the store."""
 
 import os
+import sys
 import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 from wq import outputs
 from wq.study.job import memory, reuse
 from wq.study.job.calibration import Statistics, named
 from wq.study.job.job import Job, load_once
 from wq.study.job.outliers import alphas_text, channel_maxima, write_outliers
+from wq.study.job.reading import packed, reading_columns, texts_of, unpacked
 from wq.study.job.rows import (
     Outcome,
     calibration_columns,
@@ -31,6 +38,7 @@ from wq.whisper.checkpoint.geometry import read_geometry
 from wq.whisper.checkpoint.model import Whisper
 from wq.whisper.decoding.decode import SAMPLING_RATE, NonFiniteUtterance, Transcription, transcribe
 from wq.whisper.decoding.kv_cache import KVQuantizer
+from wq.whisper.decoding.likelihood import Account, Script
 from wq.whisper.decoding.long_audio import in_pieces
 from wq.whisper.methods.sequence import treated
 
@@ -42,9 +50,10 @@ def obtain(job: Job, directory: Path, reference: Outcome | None = None) -> Outco
     together. Either way its files are left in the directory."""
     reuse.here.passed(job.spec)
     with exclusive(job.store.folder, job.spec.fingerprint, job.spec.point):
-        found = None if job.config.rerun else files_of(job, directory)
+        names = [results.RESULT, *recording.diagnosis_of(job.spec)]
+        found = None if job.config.rerun else files_of(job, directory, names)
         if found is None:
-            return record(job, directory, reference)
+            return record(job, directory, reference and with_accounts(reference, job, directory))
         # The same numbers under this job's own names: the model may have been called otherwise before
         row = results.read_row(found[results.RESULT]) | spec_columns(job.spec) | {"command": job.command}
         outcome = Outcome(row, results.read_rows(found[results.HYPOTHESES]), reused=True)
@@ -56,10 +65,27 @@ def obtain(job: Job, directory: Path, reference: Outcome | None = None) -> Outco
     return outcome
 
 
-def files_of(job: Job, directory: Path) -> dict[str, Path] | None:
-    """The files of the point's finished run by their names: the store's, or those of another job of this
-    grid, which the store could not take. None where there is none."""
-    names = [results.RESULT, *recording.diagnosis_of(job.spec)]
+def with_accounts(reference: Outcome, job: Job, directory: Path) -> Outcome:
+    """A reference's outcome with its accounts, which the job that is compared with it reads. Where a
+    version of wq left none that knew none yet, the reference runs once more."""
+    if reference.accounts:
+        return reference
+    own, folder = job.reference(), directory / results.REFERENCE_FOLDER
+    with exclusive(own.store.folder, own.spec.fingerprint, own.spec.point):
+        found = files_of(own, folder, [results.ACCOUNTS])
+        with suppress(OSError, SafetensorError, KeyError):
+            if found:
+                return replace(reference, accounts=unpacked(found[results.ACCOUNTS]))
+        print(
+            "the reference's results are of a version of wq that measured no kl: it runs once more",
+            file=sys.stderr,
+        )
+        return record(own, folder, None)
+
+
+def files_of(job: Job, directory: Path, names: Sequence[str]) -> dict[str, Path] | None:
+    """These files of the point's finished run by their names, and its hypotheses: the store's, or those of
+    another job of this grid, which the store could not take. None where there is none."""
     with job.store.connection.optional():
         if run := job.store.find_run(job.spec.fingerprint):
             found = {name: job.store.artifact(run, name) for name in names}
@@ -75,6 +101,8 @@ def write_files(directory: Path, outcome: Outcome) -> None:
     """`hypotheses.jsonl`, then `result.json`, whose presence says that all are there."""
     if outcome.maxima:
         write_outliers(directory, outcome.maxima)
+    if outcome.accounts:
+        outputs.write(directory / results.ACCOUNTS, packed(outcome.accounts))
     results.write_rows(directory / results.HYPOTHESES, outcome.transcripts)
     results.write_row(directory / results.RESULT, outcome.row)
 
@@ -106,7 +134,7 @@ def evaluate(job: Job, reference: Outcome | None) -> Outcome:
     statistics = Statistics(whisper, spec, job.calibration, config.batch_size)
     with treated(whisper, spec.treatment, statistics) as state:
         clock.append(time.perf_counter())
-        transcription = transcribed(whisper, job, state.kv_cache, reference)
+        transcription, accounts = transcribed(whisper, job, state.kv_cache, reference)
     maxima = channel_maxima(state.smoothed)
     size = model_size(whisper.model, state.plan, plain_bits(spec))
     score = wer.score(
@@ -123,6 +151,12 @@ def evaluate(job: Job, reference: Outcome | None) -> Outcome:
         **spec_columns(spec),
         **score_columns(score, spec),
         **(difference_columns(transcripts, reference, spec) if reference else {}),
+        **reading_columns(
+            transcripts,
+            reference.transcripts if reference else None,
+            resamples=spec.resamples,
+            seed=spec.seed,
+        ),
         **size_columns(size),
         "clamped_scales": state.clamped,
         **cost.columns(read_geometry(job.checkpoint), size, spec),
@@ -138,18 +172,21 @@ def evaluate(job: Job, reference: Outcome | None) -> Outcome:
         "command": job.command,
         **versions(),
     }
-    return Outcome(row, transcripts, reused=False, maxima=maxima)
+    return Outcome(row, transcripts, reused=False, accounts=accounts, maxima=maxima)
 
 
 def transcribed(
     whisper: Whisper, job: Job, kv_cache: KVQuantizer | None, reference: Outcome | None
-) -> Transcription:
-    """The test set as the model now hears it, drafted by the reference. Raises NonFiniteError that names the
-    utterance."""
+) -> tuple[Transcription, list[Account]]:
+    """The test set as the model now hears it, drafted by the reference; and of a reference its accounts,
+    by piece. Raises NonFiniteError that names the utterance."""
     spec, speech = job.spec, job.speech
     window = whisper.window_seconds if spec.long_audio == "chunk" else float("inf")
     durations = [utterance.duration for utterance in speech.utterances]
     pieces = in_pieces(lambda index: speech.read(index, SAMPLING_RATE), durations, window)
+    script = Script(
+        texts_of(whisper, speech, pieces, spec.language), reference.accounts if reference else None
+    )
     drafts = [row["tokens"] for row in reference.transcripts] if reference and job.config.drafting else None
     try:
         heard = transcribe(
@@ -161,12 +198,14 @@ def transcribed(
             language=spec.decoding_language or spec.language,
             kv_cache=kv_cache,
             drafts=drafts and pieces.drafts(drafts),
+            script=script,
             cached=reuse.here.rows_for(job),
         )
     except NonFiniteUtterance as error:
         error.index = pieces.pieces[error.index].utterance
         raise named(error, speech) from None
-    return pieces.joined(heard)
+    accounts = (each.reading.account for each in heard.transcripts)
+    return pieces.joined(heard), [each for each in accounts if each]
 
 
 def notices(row: Row) -> list[str]:

@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 import numpy as np
 
 from wq.study.job.outliers import ChannelMaxima
+from wq.study.job.reading import DIGITS
 from wq.study.resources.size import Size
 from wq.study.score import statistics, wer
 from wq.study.score.mapsswe import Alignment, mapsswe
@@ -16,6 +17,7 @@ from wq.study.speech.datasets import Speech
 from wq.study.store.results import Row
 from wq.whisper.decoding import onednn
 from wq.whisper.decoding.decode import Transcript, Transcription
+from wq.whisper.decoding.likelihood import Account, Reading
 from wq.whisper.layers.schemes import DEFAULT_ROLES
 
 LIBRARIES = ("wq", "torch", "transformers", "datasets", "jiwer", "whisper-normalizer")
@@ -23,12 +25,14 @@ LIBRARIES = ("wq", "torch", "transformers", "datasets", "jiwer", "whisper-normal
 
 @dataclass(frozen=True)
 class Outcome:
-    """A point's row and its utterances' rows, and whether they came from the store; and, of a job that
-    smooths and has run here, the inputs before and after."""
+    """A point's row and its utterances' rows, and whether they came from the store; of a reference, its
+    accounts, by piece; and, of a job that smooths and has run
+    here, the inputs before and after."""
 
     row: Row
     transcripts: list[Row]
     reused: bool
+    accounts: Sequence[Account] = ()
     maxima: Sequence[ChannelMaxima] = ()
 
 
@@ -76,7 +80,7 @@ def utterance_rows(speech: Speech, transcripts: list[Transcript], score: wer.Sco
     pred_text are raw.
 
     `errors` and `words` are counts after normalisation; null where the reference normalises to nothing and is
-    not scored.
+    not scored. `nll`, `kl` and `agreed` are sums over so many tokens (see `likelihood.Reading`).
     """
     counts = dict(zip(score.ids, zip(score.errors.tolist(), score.words.tolist(), strict=True), strict=True))
     rows = []
@@ -93,9 +97,21 @@ def utterance_rows(speech: Speech, transcripts: list[Transcript], score: wer.Sco
                 "tokens": list(transcript.tokens),
                 "capped": transcript.capped,
                 "cut_seconds": round(transcript.cut_seconds, 3),
+                **read_columns(transcript.reading),
             }
         )
     return rows
+
+
+def read_columns(reading: Reading) -> Row:
+    sums = {name: float(f"{getattr(reading, name):.{DIGITS}g}") for name in ("nll", "kl")}
+    return {
+        "nll": sums["nll"],
+        "nll_tokens": reading.nll_tokens,
+        "kl": sums["kl"],
+        "kl_tokens": reading.kl_tokens,
+        "agreed": reading.agreed,
+    }
 
 
 def score_columns(score: wer.Score, spec: Spec) -> Row:
@@ -184,6 +200,7 @@ def transcription_columns(transcription: Transcription) -> Row:
         "features_seconds": transcription.features_seconds,
         "encode_seconds": transcription.encode_seconds,
         "decode_seconds": transcription.decode_seconds,
+        "reading_seconds": transcription.reading_seconds,
         "draft_acceptance": transcription.draft_acceptance,
         "capped_transcripts": transcription.capped,
         "cut_utterances": transcription.cut,

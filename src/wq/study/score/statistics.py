@@ -35,20 +35,28 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Difference:
     """A system against a reference system, on the same utterances.
 
-    delta      WER minus the reference's WER: positive is worse
+    delta      its rate minus the reference's: positive is worse
     low, high  confidence interval of delta
     p          two-sided p-value of "there is no difference"; with R resamples never below 2 / (R + 1)
-    no_worse   share of utterances with no more errors than the reference system made
-    unchanged  share of utterances with the very transcript of the reference system
     """
 
     delta: float
     low: float
     high: float
     p: float
+
+
+@dataclass(frozen=True)
+class Comparison(Difference):
+    """Of two word error rates.
+
+    no_worse   share of utterances with no more errors than the reference system made
+    unchanged  share of utterances with the very transcript of the reference system
+    """
+
     no_worse: float
     unchanged: float
 
@@ -58,7 +66,9 @@ def bootstrap_interval(
 ) -> Interval:
     """Percentile interval of the pooled rate sum(errors) / sum(words).
 
-    errors, words: [utterances]. ValueError: unequal shapes, no utterances, or an utterance without words.
+    errors, words: [utterances]; in place of errors may stand any sums over an utterance, such as nats, and in
+    place of words the number of what they are sums over. ValueError: unequal shapes, no utterances, or an
+    utterance without words.
     """
     errors, words = _checked(words, errors)
     rates = resampled_rates(errors[None], words, resamples, seed)[:, 0]
@@ -78,22 +88,38 @@ def compare(
     """Paired bootstrap of the difference in WER between a system and a reference system.
 
     errors, reference_errors, words: [utterances], in the same order; changed: bool [utterances], whether the
-    transcript differs from the reference system's. p is twice the smaller share of resampled differences on
-    either side of zero (Efron & Tibshirani 1993, chapter 15), counting the observed corpus as one more
-    resample. Raises as `bootstrap_interval` does.
+    transcript differs from the reference system's. Raises as `bootstrap_interval` does.
     """
     errors, reference_errors, changed, words = _checked(words, errors, reference_errors, changed)
-    difference = errors - reference_errors
-    deltas = resampled_rates(difference[None], words, resamples, seed)[:, 0]
+    more = errors - reference_errors
+    found = difference(more, words, resamples=resamples, seed=seed, level=level)
+    return Comparison(
+        **vars(found), no_worse=float(np.mean(more <= 0)), unchanged=float(np.mean(changed == 0))
+    )
+
+
+def difference(
+    differences: ArrayLike,
+    words: ArrayLike,
+    *,
+    resamples: int = 10_000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Difference:
+    """Paired bootstrap of a difference of rates, sum(differences) / sum(words), each [utterances].
+
+    p is twice the smaller share of resampled differences on either side of zero (Efron & Tibshirani 1993,
+    chapter 15), counting the observed corpus as one more resample. Raises as `bootstrap_interval` does.
+    """
+    differences, words = _checked(words, differences)
+    deltas = resampled_rates(differences[None], words, resamples, seed)[:, 0]
     interval = _percentile_interval(deltas, level)
     tail = min(np.count_nonzero(deltas <= 0), np.count_nonzero(deltas >= 0))
-    return Comparison(
-        delta=float(difference.sum() / words.sum()),
+    return Difference(
+        delta=float(differences.sum() / words.sum()),
         low=interval.low,
         high=interval.high,
         p=min(1.0, 2 * (int(tail) + 1) / (resamples + 1)),
-        no_worse=float(np.mean(difference <= 0)),
-        unchanged=float(np.mean(changed == 0)),
     )
 
 
@@ -102,10 +128,11 @@ def lower_rates(
 ) -> np.ndarray:
     """Which points have a lower rate than which: bool [points, points], the first than the second.
 
-    errors: [points, utterances]; words: [utterances]. One-sided tests of every point against every other,
-    stepped down by the largest statistic over shared resamples (Romano & Wolf, "Exact and approximate
-    stepdown methods for multiple hypothesis testing", JASA 2005): any wrong one among them all has a
-    probability of at most `level`, and points that err alike cost little, unlike in a Bonferroni correction.
+    errors: [points, utterances]; words: [utterances]; as of `bootstrap_interval`. One-sided tests of every
+    point against every other, stepped down by the largest statistic over shared resamples (Romano & Wolf,
+    "Exact and approximate stepdown methods for multiple hypothesis testing", JASA 2005): any wrong one among
+    them all has a probability of at most `level`, and points that err alike cost little, unlike in a
+    Bonferroni correction.
     A statistic is a difference in units of its bootstrap standard error, shrunk to what Student's t with
     utterances - 1 degrees of freedom makes of it. One utterance tells nothing. Raises as `bootstrap_interval`
     does.
@@ -171,11 +198,11 @@ def holm(p_values: ArrayLike) -> np.ndarray:
 def resampled_rates(errors: np.ndarray, words: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     """Pooled rates [resamples, points] of resampled corpora, the same ones for all points.
 
-    errors: integers [points, utterances]; words: integers [utterances].
+    errors: [points, utterances]; words: integers [utterances].
     """
     counted = np.vstack([errors, words]).T
-    # All sums are integers below 2^24 and so exact in float32, whatever order they are added in
-    exact = np.abs(counted).max() * len(counted) < 1 << 24
+    # Sums that are integers below 2^24 are exact in float32, whatever order they are added in
+    exact = counted.dtype.kind == "i" and np.abs(counted).max() * len(counted) < 1 << 24
     counted = counted.astype(np.float32 if exact else np.float64)
     rates = np.empty((resamples, len(errors)))
     done = 0
@@ -187,8 +214,10 @@ def resampled_rates(errors: np.ndarray, words: np.ndarray, resamples: int, seed:
 
 
 def _checked(words: ArrayLike, *others: ArrayLike) -> list[np.ndarray]:
-    """The arrays as int64, `words` last. Those before it have one entry per utterance in their last axis."""
-    arrays = [np.asarray(array).astype(np.int64) for array in (*others, words)]
+    """The arrays as int64 or float64, `words` last. Those before it have one entry per utterance in their
+    last axis."""
+    given = (np.asarray(array) for array in (*others, words))
+    arrays = [array.astype(np.float64 if array.dtype.kind == "f" else np.int64) for array in given]
     if arrays[-1].ndim != 1 or any(array.shape[-1:] != arrays[-1].shape for array in arrays):
         shapes = sorted({array.shape for array in arrays})
         raise ValueError(f"arrays of shapes {shapes}; give one entry per utterance in each")

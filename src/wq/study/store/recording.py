@@ -20,6 +20,7 @@ from wq.study.spec.config import Config, DatasetConfig
 from wq.study.spec.spec import Spec
 from wq.study.store.columns import METRIC, PARAMETER, TAG, columns_of
 from wq.study.store.results import (
+    ACCOUNTS,
     DIAGNOSIS,
     HYPOTHESES,
     RECORD,
@@ -103,7 +104,7 @@ def describe(
             "source": source(config.dataset),
             "counts": {name: row[name] for name in COUNTED if row.get(name) is not None},
         },
-        files=[RESULT, HYPOTHESES, *diagnosis_of(spec)],
+        files=[RESULT, HYPOTHESES, *diagnosis_of(spec), *([ACCOUNTS] if spec.is_reference else [])],
     )
 
 

@@ -21,6 +21,7 @@ RESULT, HYPOTHESES, REFERENCE, ERROR = "result.json", "hypotheses.jsonl", "refer
 FORMERLY = "transcripts.jsonl"  # what hypotheses were called, which a data set's table may be called too
 PLAN = "grid.json"  # which points a grid has, and where; see `grid.progress`
 RECORD = "run.json"  # what the store has, or is to have, beside these
+ACCOUNTS = "accounts.safetensors"  # of a reference, for kl and nll; see `job.reading`
 DIAGNOSIS = OUTLIERS, OUTLIERS_PICTURE = "activation_outliers.csv", "activation_outliers.png"  # of smoothing
 REPORT = PAGE, TABLE, MARKDOWN, TEX, PICTURE, DRAWING = (
     *("report.html", "results.csv", "results.md", "results.tex"),
@@ -64,7 +65,7 @@ def keep_failure(directory: Path) -> Callable[[Exception], None]:
 
 def files(job: Path) -> list[Path]:
     """All files that a job may leave in its directory, those of its reference included."""
-    names = (RESULT, HYPOTHESES, RECORD, REFERENCE, ERROR, *DIAGNOSIS)
+    names = (RESULT, HYPOTHESES, RECORD, REFERENCE, ERROR, ACCOUNTS, *DIAGNOSIS)
     return [place / name for place in (job, job / REFERENCE_FOLDER) for name in names]
 
 

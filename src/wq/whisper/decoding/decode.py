@@ -8,7 +8,7 @@ mel space is not silence), so batch mates and order do not matter, but for float
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -18,12 +18,13 @@ from tqdm import tqdm
 from wq.numerics.fake_quant import NonFiniteError
 from wq.whisper.checkpoint.model import Whisper
 from wq.whisper.decoding.captured import CapturedSteps, can_capture
-from wq.whisper.decoding.drafting import can_draft, count_accepted, decode_drafted
+from wq.whisper.decoding.drafting import can_draft, count_accepted, follow
 from wq.whisper.decoding.encoder_states import SAMPLING_RATE, EncoderStates
 from wq.whisper.decoding.finite import NonFiniteRow
-from wq.whisper.decoding.greedy import Place, Rules, decode_greedily, decoding_rules, has_ended
+from wq.whisper.decoding.greedy import Batch, Place, Rules, decoding_rules, has_ended, write
 from wq.whisper.decoding.kv_cache import KVQuantizer
-from wq.whisper.decoding.onednn import packed_weights
+from wq.whisper.decoding.likelihood import NOTHING_READ, Reading, Script
+from wq.whisper.decoding.onednn import fast_products, packed_weights
 from wq.whisper.decoding.row_cache import CachedRows
 
 # Of drafted tokens, so far: with fewer, rows that go on in small batches cost more than drafts save. Measured
@@ -35,13 +36,14 @@ MIN_ACCEPTED = 0.95
 class Transcript:
     """What the model wrote for one utterance: the text as it came, its tokens without prompt and end, and
     whether it was cut at max_new_tokens; the seconds of audio it is of, and the seconds that did not fit into
-    the model's window."""
+    the model's window; and what was read beside it."""
 
     text: str
     tokens: tuple[int, ...]
     capped: bool
     duration: float
     cut_seconds: float
+    reading: Reading = NOTHING_READ
 
 
 @dataclass
@@ -49,12 +51,13 @@ class Transcription:
     """The transcripts in the order asked for, and where the time went, in seconds: None where features or the
     encoder's states were not computed for all utterances, but kept from an earlier transcription. And of
     drafts, how many tokens those had, how many of them the model wrote too before the first that differs, and
-    how many utterances were decoded with their help."""
+    how many utterances were decoded with their help. Reading given texts is not part of transcribing."""
 
     transcripts: list[Transcript] = field(default_factory=list)
     features_seconds: float | None = 0.0
     encode_seconds: float | None = 0.0
     decode_seconds: float = 0.0
+    reading_seconds: float = 0.0
     drafted_tokens: int = 0
     accepted_tokens: int = 0
     drafted_utterances: int = 0
@@ -123,6 +126,7 @@ def transcribe(
     language: str = "en",
     kv_cache: KVQuantizer | None = None,
     drafts: Sequence[Sequence[int]] | None = None,
+    script: Script | None = None,
     cached: CachedRows | None = None,
     place: Place | None = None,
     task: str = "transcribe",
@@ -133,7 +137,8 @@ def transcribe(
     transcripts come back in the order of i. Audio beyond the model's window is cut off and counted. The
     language is for multilingual checkpoints. With kv_cache, keys and values are rounded as they are stored.
     `drafts` are what a similar model wrote, in tokens as a `Transcript` has them: where `can_draft`, and as
-    long as most of them hold, they save time; they never change a transcript. `cached` are features and
+    long as most of them hold, they save time; they never change a transcript. `script` is what is to be read
+    beside them. `cached` are features and
     states that need not be computed again, and where those computed here are put. `place` is kept up to date;
     `task` is the progress bar's.
 
@@ -162,21 +167,33 @@ def transcribe(
             place.batch = indices
             states = Clocked(encoder.states(indices))
             started = time.perf_counter()
+            is_drafted = result.accepted_tokens >= MIN_ACCEPTED * result.drafted_tokens
+            given = [drafts[index] for index in indices] if drafts and is_draftable and is_drafted else None
+            steps = None if given else captured
             try:
-                if drafts and is_draftable and result.accepted_tokens >= MIN_ACCEPTED * result.drafted_tokens:
-                    given = [drafts[index] for index in indices]
-                    rows = decode_drafted(model, states, given, rules, kv_cache, place)
-                    result.drafted_utterances += len(rows)
-                else:
-                    rows = decode_greedily(model, states, len(indices), rules, kv_cache, place, captured)
+                with fast_products(model.model.decoder, model.proj_out):
+                    batch = Batch(
+                        model, states, len(indices), len(rules.prompt) + limit, kv_cache, place, steps
+                    )
+                    if given:
+                        rows = follow(model, batch, given, rules, place)
+                        result.drafted_utterances += len(rows)
+                    else:
+                        rows = write(model, batch, rules, place, steps)
+                    ended = time.perf_counter()
+                    readings = [NOTHING_READ] * len(rows)
+                    if script:
+                        readings = script.read(model, batch, indices, rows, rules, place)
             except NonFiniteRow as error:
                 raise NonFiniteUtterance(place.utterances[error.row], error) from None
-            result.decode_seconds += time.perf_counter() - started - states.seconds
-            for index, row in zip(indices, rows, strict=True):
+            result.decode_seconds += ended - started - states.seconds
+            result.reading_seconds += time.perf_counter() - ended
+            for index, row, reading in zip(indices, rows, readings, strict=True):
                 if drafts:
                     result.drafted_tokens += len(drafts[index])
                     result.accepted_tokens += count_accepted(drafts[index], row)
-                done[index] = as_transcript(whisper, row, rules, encoder.samples[index], encoder.window)
+                heard = encoder.samples[index], encoder.window
+                done[index] = replace(as_transcript(whisper, row, rules, *heard), reading=reading)
             progress.update(len(indices))
     result.transcripts = [done[index] for index in range(len(order))]
     result.features_seconds, result.encode_seconds = encoder.seconds["features"], encoder.seconds["encode"]

@@ -41,15 +41,10 @@ def can_draft(model: WhisperForConditionalGeneration, kv_cache: KVQuantizer | No
     that have their scales per channel do: once a block of tokens is full it is rounded, and what a row that
     goes on from within the block would have to read is lost.
     """
-    spans_tokens = (
-        kv_cache is not None
-        and "self" in kv_cache.scheme.attention
-        and "channel" in (kv_cache.scheme.keys.granularity, kv_cache.scheme.values.granularity)
-    )
     is_exact = (
         model.device.type == "cpu" and model.dtype == torch.float32 and torch.backends.mkldnn.is_available()
     )
-    return is_exact and not spans_tokens
+    return is_exact and not (kv_cache and kv_cache.spans_tokens)
 
 
 @torch.inference_mode()
@@ -66,20 +61,31 @@ def decode_drafted(
     place = place or Place()
     with fast_products(model.model.decoder, model.proj_out):
         batch = Batch(model, states, len(drafts), len(rules.prompt) + rules.limit, kv_cache, place)
-        vocabulary = range(model.config.vocab_size)
-        # after the last token of the limit nothing is chosen
-        usable = [list(takewhile(vocabulary.__contains__, draft[: rules.limit - 1])) for draft in drafts]
-        order = sorted(range(len(drafts)), key=lambda row: -len(usable[row]))
-        batch.arrange(order)
-        written: list[list[int]] = [[] for _ in drafts]
-        try:
-            for row, tokens in zip(
-                order, verify(model, batch, rules, [usable[row] for row in order]), strict=True
-            ):
-                written[row] = tokens
-        except NonFiniteRow:  # perhaps only after a token that the model would not have written
-            pass
-        return finish(model, batch, rules, written, place, order)
+        return follow(model, batch, drafts, rules, place)
+
+
+def follow(
+    model: WhisperForConditionalGeneration,
+    batch: Batch,
+    drafts: Sequence[Sequence[int]],
+    rules: Rules,
+    place: Place,
+) -> list[list[int]]:
+    """The tokens of a batch that has only heard its audio, as of `decode_drafted`."""
+    vocabulary = range(model.config.vocab_size)
+    # after the last token of the limit nothing is chosen
+    usable = [list(takewhile(vocabulary.__contains__, draft[: rules.limit - 1])) for draft in drafts]
+    order = sorted(range(len(drafts)), key=lambda row: -len(usable[row]))
+    batch.arrange(order)
+    written: list[list[int]] = [[] for _ in drafts]
+    try:
+        for row, tokens in zip(
+            order, verify(model, batch, rules, [usable[row] for row in order]), strict=True
+        ):
+            written[row] = tokens
+    except NonFiniteRow:  # perhaps only after a token that the model would not have written
+        pass
+    return finish(model, batch, rules, written, place, order)
 
 
 def verify(

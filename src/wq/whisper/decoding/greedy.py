@@ -7,6 +7,7 @@ on a CPU the encoder takes a few rows at a time, so that what it computes stays 
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -196,7 +197,10 @@ def encode_rows(
 
 
 class Batch:
-    """Rows that are decoded together: the keys and values of their audio and of their text so far."""
+    """Rows that are decoded together: the keys and values of their audio and of their text so far.
+
+    Rows that are let go leave the memory of the text, but their audio stays, for `alone`.
+    """
 
     def __init__(
         self,
@@ -209,6 +213,7 @@ class Batch:
         steps: Steps | None = None,
     ) -> None:
         self.decoder: Any = model.model.decoder
+        self.kv_cache = kv_cache
         if steps:
             self.audio, self.text = steps.memory(rows)
         else:
@@ -222,6 +227,8 @@ class Batch:
             for layer, audio in zip(self.decoder.layers, self.audio, strict=True):
                 audio.store(*keys_values(few, layer.encoder_attn), first_row=row)
             row += len(few)
+        self.heard = [copy(audio) for audio in self.audio]  # of all rows, in the order of:
+        self.rows = list(range(rows))
 
     def advance(self, tokens: Tensor, position: int) -> Tensor:
         """The decoder's states [rows, n, model size], not yet normalised, after each of the tokens [rows, n]
@@ -243,9 +250,19 @@ class Batch:
 
     def arrange(self, rows: Sequence[int]) -> None:
         """Let all other rows go, and have these in this order."""
-        moved = [place for place, row in enumerate(rows) if place != row]
-        for cache in (*self.audio, *self.text):
-            cache.move([rows[place] for place in moved], moved, len(rows))
+        count, going_on = len(rows), set(rows)
+        free = iter(set(range(count)) - going_on)
+        order = [
+            *rows,
+            *(next(free) if row in going_on else row for row in range(count, len(self.text[0].keys))),
+        ]
+        moved = [place for place, row in enumerate(order) if place != row]
+        for cache in self.audio:
+            cache.move([order[place] for place in moved], moved, count)
+        moved = [place for place in moved if place < count]
+        for cache in self.text:
+            cache.move([order[place] for place in moved], moved, count)
+        self.rows[: len(order)] = [self.rows[row] for row in order]
 
     def keep(self, rows: Sequence[int]) -> list[int]:
         """Let all other rows go. Returns the rows that are left in their new order.
@@ -258,9 +275,17 @@ class Batch:
         order = list(range(count))
         for place, row in zip(free, moved, strict=True):
             order[place] = row
-        for cache in (*self.audio, *self.text):
-            cache.move(moved, free, count)
+        self.arrange(order)
         return order
+
+    def alone(self, row: int, positions: int) -> "Batch":
+        """This row of the batch as it began, with memory for so many positions of another text."""
+        batch, place = copy(self), self.rows.index(row)
+        batch.audio = [
+            KeysValues(heard.keys[place : place + 1], heard.values[place : place + 1]) for heard in self.heard
+        ]
+        batch.text = empty_caches(self.decoder, "self", 1, positions, self.kv_cache)
+        return batch
 
 
 class Choice:
@@ -309,7 +334,19 @@ def decode_greedily(
     place = place or Place()
     with fast_products(model.model.decoder, model.proj_out):
         batch = Batch(model, states, rows, len(rules.prompt) + rules.limit, kv_cache, place, steps)
-        return finish(model, batch, rules, [[] for _ in range(rows)], place, range(rows), steps)
+        return write(model, batch, rules, place, steps)
+
+
+def write(
+    model: WhisperForConditionalGeneration,
+    batch: Batch,
+    rules: Rules,
+    place: Place,
+    steps: Steps | None = None,
+) -> list[list[int]]:
+    """The tokens of a batch that has only heard its audio, as of `decode_greedily`."""
+    rows = range(len(batch.rows))
+    return finish(model, batch, rules, [[] for _ in rows], place, rows, steps)
 
 
 def finish(

@@ -83,6 +83,13 @@ class KVQuantizer:
     scheme: KVCache
     ranges: Mapping[str, float] = field(default_factory=dict)
 
+    @property
+    def spans_tokens(self) -> bool:
+        """Whether what is read of a text's token depends on how many came after it: where a block of tokens
+        shares a scale, it is rounded once it is full."""
+        granularities = self.scheme.keys.granularity, self.scheme.values.granularity
+        return "self" in self.scheme.attention and "channel" in granularities
+
     def roundings(self, index: int, attention: str) -> Roundings:
         """Of the keys and of the values of a decoder layer's "self" or "cross" attention.
 

@@ -13,6 +13,7 @@ from functools import lru_cache
 import numpy as np
 
 from wq.whisper.decoding.decode import SAMPLING_RATE, Transcript, Transcription
+from wq.whisper.decoding.likelihood import NOTHING_READ
 
 SEARCHED = 1 / 5  # of the window, at its end
 QUIET = SAMPLING_RATE // 10
@@ -77,6 +78,7 @@ def join(parts: Sequence[Transcript]) -> Transcript:
         capped=any(part.capped for part in parts),
         duration=sum(part.duration for part in parts),
         cut_seconds=sum(part.cut_seconds for part in parts),
+        reading=sum((part.reading for part in parts), NOTHING_READ),
     )
 
 
