@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,20 @@ def test_a_file_is_own_until_somebody_changes_it(tmp_path: Path):
         outputs.remove([foreign])
         assert foreign.exists()
     assert {path.name for path in tmp_path.iterdir()} == {"result.json", "copied", LIST}
+
+
+def write_and_remove(path: Path, own: int) -> None:
+    for count in range(60):
+        outputs.write(path, f"{own} {count}")
+        if count % 3 == 0:
+            outputs.remove([path])
+
+
+def test_several_at_once_may_write_and_remove_one_file(tmp_path: Path):
+    """As jobs that end a grid together do: what one has just written is nothing foreign to another."""
+    with ProcessPoolExecutor(3) as pool:
+        list(pool.map(write_and_remove, [tmp_path / "report.html"] * 3, range(3)))
+    outputs.refuse_foreign([tmp_path / "report.html"])
 
 
 def test_a_directory_that_was_moved_or_copied_is_still_own(tmp_path: Path):

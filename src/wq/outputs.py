@@ -75,9 +75,13 @@ def is_own(path: Path) -> bool:
     """Whether wq wrote this file, and nobody has changed it."""
     if path.is_symlink() or not path.is_file():
         return False
-    entries = [line.partition("  ") for line in _listed(path.parent)]
-    digests = {digest for digest, _, name in entries if name == path.name}
-    return bool(digests) and _digest(path) in digests
+    try:
+        found = _digest(path)
+    except FileNotFoundError:  # another wq has just removed it, as it would only its own
+        return True
+    # The list is read after the file: whoever writes lists first what comes
+    entries = (line.partition("  ") for line in _listed(path.parent))
+    return any(digest == found and name == path.name for digest, _, name in entries)
 
 
 def refuse_inside(place: Path, key: str, sources: Mapping[str, str | None]) -> None:

@@ -13,6 +13,7 @@ results.tex, pareto.png and pareto.svg.
   wq report roles=[decoder,conv]     lists as on the command line of a job
   wq report filter="metrics.wer < 0.2 and params.format = 'int4'"   a filter in MLflow's syntax
   wq report margin=0.01              how much worse than its reference a point to recommend may be (0.005)
+  wq report front=wer_capped         the measure of the front: kl, nll, wer_capped or wer (kl)
   wq report out=DIR                  where the files go (outputs/report)
   wq report tracking_uri=URI         which store ($MLFLOW_TRACKING_URI, or else sqlite:///mlflow.db)
   wq report experiment_name=NAME     which MLflow experiments (wq); several with commas between them"""
@@ -25,6 +26,7 @@ def main() -> None:
 def build(arguments: list[str]) -> None:
     from wq import outputs
     from wq.console import without_password
+    from wq.study.compare.scenes import Criteria
     from wq.study.compare.selection import of_stores
     from wq.study.report.report import format_table, write_report
     from wq.study.resources.points import directory_for
@@ -37,10 +39,10 @@ def build(arguments: list[str]) -> None:
     uri = settings.pop("tracking_uri", None) or default_uri()
     experiments = settings.pop("experiment_name", "wq")
     query = settings.pop("filter", "")
-    margin = parse_margin(settings.pop("margin", None))
+    criteria = Criteria(parse_margin(settings.pop("margin", None)), settings.pop("front", None))
     outputs.refuse_foreign(out / name for name in REPORT)
     stores = [Store(uri, name) for name in experiments.split(",")]
-    selection = of_stores(stores, query, settings, margin)
+    selection = of_stores(stores, query, settings, criteria)
     without = selection.unfinished
     if len(without) == len(selection.rows):
         others = f" ({_counted(without)})" if without else ""

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.study.report.test_report import row
 from tests.study.spec.test_spec import spec
-from wq.study.compare.scenes import Scene, scenes
+from wq.study.compare.scenes import Criteria, Scene, scenes
 from wq.study.compare.selection import Selection
 from wq.study.grid.grid import identity
 from wq.study.report.page_data import page_data
@@ -37,7 +37,7 @@ BROKEN = changed("int3-g128", 1, 4.96, -40, 900, repetition_loops=450)
 
 
 def only(rows: list[dict], margin: float = MARGIN) -> Scene:
-    [scene] = scenes(rows, margin=margin)
+    [scene] = scenes(rows, criteria=Criteria(margin))
     return scene
 
 
@@ -90,7 +90,7 @@ def test_one_margin_for_card_table_and_chart(tmp_path):
         (0.003, "int8-g128", "?*="),
         (0.0, "", "??*"),
     ):
-        selection = Selection(rows, margin=margin)
+        selection = Selection(rows, criteria=Criteria(margin))
         [scene] = selection.scenes
         assert "".join(line[0] for line in format_table(selection).split("\n")[2:5]) == marks
         [drawn] = page_data([scene])["scenes"]

@@ -231,7 +231,7 @@ def test_titles_say_in_what_scenes_differ():
 
 def test_help_has_each_example_on_a_line_of_its_own():
     examples = HELP.split("\n\n")[-1].split("\n")
-    assert len(examples) == HELP.count("  wq report") == 9
+    assert len(examples) == HELP.count("  wq report") == 10
     assert all(re.fullmatch(r"  wq report( \w+=(\S+|\"[^\"]+\"))*   +\S.*", line) for line in examples)
     assert max(map(len, examples)) <= 110
 

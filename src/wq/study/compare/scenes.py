@@ -10,17 +10,39 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from wq.study.compare.standing import Errors, ranking, read_errors, standings
-from wq.study.score.noninferiority import MARGIN, Change, bounds, utterances_needed
+import numpy as np
+
+from wq.study.compare.standing import Errors, ranking, read_errors, read_sums, standings
+from wq.study.score.noninferiority import LEVEL, MARGIN, Change, bounds, utterances_needed
 from wq.study.score.pareto import ON, Ranking, front
 from wq.study.score.statistics import holm
+from wq.study.spec.config import MEASURES
 
 Row = dict[str, Any]
 
 SCENE = ("model", "dataset", "split", "limit")  # tells scenes apart where rows name no reference
 TOLD_APART = ("max_new_tokens", "long_audio", "seed", "resamples")  # and the reference, where these are alike
 BROKEN_FROM = 0.9  # WER: with a tenth of the words right at most, where an empty transcript would have 1
+BY_TOKEN = ("kl", "nll")
+DEFAULT_MEASURE = "kl"
 BEYOND_LINEAR = ("conv", "embedding", "*")  # roles with any of these in them are not of linear layers alone
+
+
+@dataclass(frozen=True)
+class Criteria:
+    """What points are judged by.
+
+    margin   by how much WER one may be worse than the reference and still be recommended
+    measure  by which points are held against each other: wer, wer_capped, kl or nll; None is kl where all
+             points have it, else wer_capped
+    """
+
+    margin: float = MARGIN
+    measure: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.measure is not None and self.measure not in MEASURES:
+            raise ValueError(f"front={self.measure} is no measure; choose one of {', '.join(MEASURES)}")
 
 
 @dataclass(frozen=True)
@@ -29,14 +51,17 @@ class Scene:
     front and a reference.
 
     `note` is what tells it from another scene of the same names, `transcripts` where the points' utterances
-    are, by fingerprint, `margin` by how much WER a point may be worse than the reference and still be
-    recommended.
+    are, by fingerprint, `criteria` what the points are judged by.
     """
 
     rows: list[Row]
     note: str = ""
     transcripts: Mapping[str, Path] = field(default_factory=dict)
-    margin: float = MARGIN
+    criteria: Criteria = Criteria()
+
+    @property
+    def margin(self) -> float:
+        return self.criteria.margin
 
     @property
     def name(self) -> str:
@@ -87,9 +112,45 @@ class Scene:
     def standing_by(self, column: str) -> list[str]:
         """The same for another measure of size."""
         sizes = [number(row, column) for row in self.rows]
+        good = [row is self.reference or self._is_not_inferior(n) for n, row in enumerate(self.rows)]
+        return standings(sizes, self._ranking, good, self._lost, self.broken)
+
+    @property
+    def has_kl(self) -> bool:
+        return any(number(row, "kl") is not None for row in self.rows)
+
+    @cached_property
+    def measure(self) -> str:
+        """What the points are held against each other by."""
+        return self._compared[0]
+
+    @cached_property
+    def _compared(self) -> tuple[str, Errors | None]:
+        """The measure, and what every utterance has of it. A scene that was asked for one that not all of its
+        points have goes by the next one."""
+        asked = self.criteria.measure or DEFAULT_MEASURE
+        if asked in BY_TOKEN and (sums := read_sums(self.rows, asked, self.broken)):
+            return asked, sums
+        if asked == "wer" or self.errors is None:
+            return asked if asked == "wer" else "wer_capped", self.errors
+        # else one endless loop would outweigh all that the others say
+        words = self.errors.words
+        return "wer_capped", replace(
+            self.errors, of={n: np.minimum(each, words) for n, each in self.errors.of.items()}
+        )
+
+    @cached_property
+    def _lost(self) -> list[bool]:
+        """Which points make more errors than the reference, significantly. By tokens all do: no two models
+        are the same."""
         reference = next((n for n, row in enumerate(self.rows) if row is self.reference), None)
-        good = [n == reference or self._is_not_inferior(n) for n in range(len(self.rows))]
-        return standings(sizes, self._ranking, good, self.broken, reference)
+        if self.measure not in BY_TOKEN:
+            nothing = [False] * len(self.rows)
+            return nothing if reference is None else self._ranking.better[reference].tolist()
+        return [
+            p is not None and p < LEVEL and (number(row, "wer_delta") or 0) > 0
+            for row, p in zip(self.rows, self.corrected_p, strict=True)
+        ]
 
     def _is_not_inferior(self, n: int) -> bool:
         most = self.at_most[n]
@@ -98,7 +159,8 @@ class Scene:
     @cached_property
     def _ranking(self) -> Ranking:
         first = self.reference or self.rows[0]
-        return ranking(self.errors, self.broken, resamples=first.get("resamples"), seed=first.get("seed"))
+        bootstrap = {name: first.get(name) for name in ("resamples", "seed")}
+        return ranking(self._compared[1], self.broken, **bootstrap)
 
     @cached_property
     def at_most(self) -> list[float | None]:
@@ -171,18 +233,19 @@ class Scene:
 
 
 def scenes(
-    rows: Iterable[Row], transcripts: Mapping[str, Path] | None = None, margin: float = MARGIN
+    rows: Iterable[Row], transcripts: Mapping[str, Path] | None = None, criteria: Criteria | None = None
 ) -> list[Scene]:
     """The finished rows, grouped by the reference they are compared with, in order of appearance.
 
-    transcripts: where the utterances of a point are, by its fingerprint; margin: see `Scene`.
+    transcripts: where the utterances of a point are, by its fingerprint; criteria: see `Scene`.
     """
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
         if is_finished(row):
             groups.setdefault(_identity(row), []).append(row)
     found = [
-        Scene(_by_size(group), transcripts=transcripts or {}, margin=margin) for group in groups.values()
+        Scene(_by_size(group), transcripts=transcripts or {}, criteria=criteria or Criteria())
+        for group in groups.values()
     ]
     return _told_apart(_told_apart(found, _settings), _reference)
 
@@ -295,6 +358,13 @@ def abridged(text: str, width: int) -> str:
 def percent(value: float | None, signed: bool = False, digits: int = 2) -> str:
     """A fraction as a percentage, without the sign: 0.0566 is 5.66."""
     return decimal(None if value is None else 100 * value, digits, signed)
+
+
+def thousandths(value: float | None) -> str:
+    """With three significant digits where there is anything: 2.1e-05 is 0.0210."""
+    if not value:
+        return "-" if value is None else "0"
+    return f"{1000 * value:,.{max(0, 2 - math.floor(math.log10(1000 * value)))}f}"
 
 
 def megabytes(value: float | None) -> str:

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from wq.console import did_you_mean
-from wq.study.compare.scenes import Scene, is_finished, reference_of, scenes, unfinished
-from wq.study.score.noninferiority import MARGIN
+from wq.study.compare.scenes import Criteria, Scene, is_finished, reference_of, scenes, unfinished
 from wq.study.store import results
 from wq.study.store.results import RESULT, Row
 from wq.study.store.tracking import FAILURE, FINGERPRINT, HOST, NAME, Store, is_dead
@@ -22,40 +21,40 @@ READERS = 16  # threads: a server's answers are waited for together
 
 @dataclass(frozen=True)
 class Selection:
-    """The rows of a report, and the `hypotheses.jsonl` of those fingerprints that have one; and by how much
-    WER a recommended point may be worse than its reference."""
+    """The rows of a report, and the `hypotheses.jsonl` of those fingerprints that have one; and
+    what the points are judged by."""
 
     rows: list[Row]
     transcripts: dict[str, Path] = field(default_factory=dict)
-    margin: float = MARGIN
+    criteria: Criteria = Criteria()  # noqa: RUF009  frozen
 
     @cached_property
     def scenes(self) -> list[Scene]:
         """The finished points, grouped with those that they may be compared with."""
-        return scenes(self.rows, self.transcripts, self.margin)
+        return scenes(self.rows, self.transcripts, self.criteria)
 
     @property
     def unfinished(self) -> list[Row]:
         return unfinished(self.rows)
 
 
-def of_sweep(directory: Path, margin: float = MARGIN) -> Selection:
+def of_sweep(directory: Path, criteria: Criteria | None = None) -> Selection:
     """The points of a grid and their references, from its jobs' directories."""
     if not (directory / results.PLAN).exists():
-        return Selection([], margin=margin)
+        return Selection([])
     transcripts: dict[str, Path] = {}
     for place in results.finished(directory):
         beside = results.hypotheses(place)
         if beside.exists():
             transcripts[results.read_row(place / RESULT)["fingerprint"]] = beside
-    return Selection(results.collect(directory), transcripts, margin)
+    return Selection(results.collect(directory), transcripts, criteria or Criteria())
 
 
 def of_stores(
     stores: Iterable[Store],
     query: str = "",
     columns: Mapping[str, str] | None = None,
-    margin: float = MARGIN,
+    criteria: Criteria | None = None,
 ) -> Selection:
     """The newest result of every point that a filter in MLflow's syntax and the values of `columns` (see
     `chosen`) let through, with the references that they are compared with; and the points that have none,
@@ -83,7 +82,7 @@ def of_stores(
     selected = chosen(kept, columns or {})
     if not selected:
         check_values(kept, columns or {})
-    return Selection(selected, transcripts, margin)
+    return Selection(selected, transcripts, criteria or Criteria())
 
 
 def _take(store: Store, runs: list[Any], rows: dict[str, Row], transcripts: dict[str, Path]) -> int:

@@ -71,6 +71,24 @@ def transcript_lines(row: Row, transcripts: Mapping[str, Path]) -> list[bytes]:
         return []
 
 
+def read_sums(rows: Sequence[Row], measure: str, broken: Sequence[bool]) -> Errors | None:
+    """The same of nats over tokens, from the rows' columns `utterance_kl` and the like; None where a row that
+    is not broken has none, or not as many tokens as the others."""
+    of, counts = {}, []
+    for n, row in enumerate(rows):
+        if not broken[n]:
+            sums, tokens = row.get(f"utterance_{measure}"), row.get(f"utterance_{measure}_tokens")
+            if not isinstance(sums, list) or not isinstance(tokens, list) or len(sums) != len(tokens):
+                return None
+            of[n] = np.array(sums, float)
+            counts.append(tokens)
+    if not counts or any(tokens != counts[0] for tokens in counts):
+        return None
+    tokens = np.array(counts[0])
+    read = tokens > 0
+    return Errors(tokens[read], [], {n: sums[read] for n, sums in of.items()}) if read.any() else None
+
+
 def ranking(errors: Errors | None, broken: Sequence[bool], *, resamples: Any, seed: Any) -> pareto.Ranking:
     """Which rows are better than which (see `pareto.rank`). Those that are broken, and those of which nobody
     knows the errors per utterance, are better than none, and the same as none but themselves."""
@@ -92,8 +110,8 @@ def standings(
     sizes: Sequence[float | None],
     ranked: pareto.Ranking,
     good: Sequence[bool],
+    lost: Sequence[bool],
     broken: Sequence[bool],
-    reference: int | None,
 ) -> list[str]:
     """on, equivalent, undecided or off (see `pareto.standings`), broken or unknown, for every row. Those that
     are broken contend with none."""
@@ -104,7 +122,7 @@ def standings(
         list(known.values()),
         pareto.Ranking(ranked.better[here], ranked.same[here]),
         [good[n] for n in rows],
-        rows.index(reference) if reference in known else None,
+        [lost[n] for n in rows],
     )
     for n, standing in zip(rows, found, strict=True):
         result[n] = standing

@@ -28,12 +28,13 @@ from wq.study.spec.composition import explained, refuse_options, respell
 
 if TYPE_CHECKING:
     from wq.study.compare.expected import Bands
+    from wq.study.compare.scenes import Criteria
     from wq.study.report.report import Report
     from wq.study.store.tracking import Store
 
 OWN_FILES = ("config.yaml", "hydra.yaml", "overrides.yaml")  # of Hydra, in hydra.output_subdir
 SWEPT = "multirun.yaml"  # of Hydra, in a grid's directory
-HOW = ("chunk=", "detach=", "margin=")  # settings that say how a grid is run or read, not which
+HOW = ("chunk=", "detach=", "margin=", "front=")  # settings that say how a grid is run or read, not which
 
 
 class UnfinishedError(RuntimeError):
@@ -48,7 +49,7 @@ class Sweep:
     parent_run: str | None  # None where the store cannot be reached
     store: "Store"
     expected: "Bands"
-    margin: float
+    criteria: "Criteria"
 
 
 class Grid(Callback):
@@ -76,9 +77,7 @@ class Grid(Callback):
         from wq.study.store.results import PLAN, REPORT
         from wq.study.store.tracking import PARENT_VARIABLE
 
-        sweep = Sweep(
-            Path(config.hydra.sweep.dir), None, open_store(config), config.expect_wer, config.margin
-        )
+        sweep = sweep_of(Path(config.hydra.sweep.dir), None, config)
         with accepted():
             outputs.refuse_inside(sweep.directory, "hydra.sweep.dir", sources(config))
             outputs.refuse_foreign(sweep.directory / name for name in (PLAN, SWEPT, *REPORT))
@@ -118,6 +117,13 @@ def identity(overrides: Iterable[str]) -> tuple[str, str]:
     """What the run of a grid is found by, and its name: the settings that say which points there are."""
     kept = [text for text in overrides if not text.startswith(HOW)]
     return hashlib.sha256("\n".join(sorted(kept)).encode()).hexdigest()[:16], " ".join(kept) or "grid"
+
+
+def sweep_of(directory: Path, parent_run: str | None, config: DictConfig) -> Sweep:
+    from wq.study.compare.scenes import Criteria
+
+    criteria = Criteria(config.margin, config.front)
+    return Sweep(directory, parent_run, open_store(config), config.expect_wer, criteria)
 
 
 def open_store(config: DictConfig) -> "Store":
@@ -180,8 +186,7 @@ def finish_detached(directory: Path, config: DictConfig) -> None:
     with FileLock(directory / ".finish.lock"):
         if is_over(directory):
             parent = os.environ.get(PARENT_VARIABLE)
-            ended = Sweep(directory, parent, open_store(config), config.expect_wer, config.margin)
-            finish(ended, "FINISHED")
+            finish(sweep_of(directory, parent, config), "FINISHED")
 
 
 def end(sweep: Sweep, status: str) -> None:
@@ -202,7 +207,7 @@ def finish(sweep: Sweep, status: str) -> None:
     from wq.study.grid import progress
     from wq.study.report.report import format_table, write_report
 
-    selection = of_sweep(sweep.directory, sweep.margin)
+    selection = of_sweep(sweep.directory, sweep.criteria)
     rows = selection.rows
     points = progress.look(sweep.directory)
     unfinished = any(point.state != "done" for point in points)

@@ -111,6 +111,7 @@ def bring(store: Store, record: Record, directory: Path, sweep: Path | None) -> 
 def end_grid(store: Store, sweep: Path, has_new: bool) -> None:
     """The report and the end of a grid's run, where it has got new points or was not ended, and no job is to
     come."""
+    from wq.study.compare.scenes import Criteria
     from wq.study.compare.selection import of_sweep
     from wq.study.report.report import write_report
 
@@ -122,7 +123,8 @@ def end_grid(store: Store, sweep: Path, has_new: bool) -> None:
     status = "FINISHED" if states == {"done"} else "FAILED" if ended == "RUNNING" else ended
     if has_new or ended != status:
         swept = OmegaConf.load(sweep / "multirun.yaml")
-        selection = of_sweep(sweep, OmegaConf.select(swept, "margin", default=MARGIN))
+        margin = OmegaConf.select(swept, "margin", default=MARGIN)
+        selection = of_sweep(sweep, Criteria(margin, OmegaConf.select(swept, "front", default=None)))
         has_results = len(selection.rows) > len(selection.unfinished)
         written = write_report(selection, sweep, "wq grid") if has_results else None
         grid.close(store, parent, written, status)

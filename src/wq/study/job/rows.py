@@ -115,9 +115,10 @@ def read_columns(reading: Reading) -> Row:
 
 
 def score_columns(score: wer.Score, spec: Spec) -> Row:
-    interval = statistics.bootstrap_interval(
-        score.errors, score.words, resamples=spec.resamples, seed=spec.seed
-    )
+    bootstrap = {"resamples": spec.resamples, "seed": spec.seed}
+    interval = statistics.bootstrap_interval(score.errors, score.words, **bootstrap)
+    capped = np.minimum(score.errors, score.words)
+    capped_interval = statistics.bootstrap_interval(capped, score.words, **bootstrap)
     return {
         "wer": score.wer,
         "wer_ci_low": interval.low,
@@ -130,10 +131,14 @@ def score_columns(score: wer.Score, spec: Spec) -> Row:
         "insertion_rate": score.insertion_rate,
         "reference_words": score.reference_words,
         "utterances": score.utterances,
+        "wer_capped": float(capped.sum() / score.words.sum()),
+        "wer_capped_ci_low": capped_interval.low,
+        "wer_capped_ci_high": capped_interval.high,
         "cer": score.cer,
         "dropped_references": score.dropped_references,
         "empty_hypotheses": score.empty_hypotheses,
         "repetition_loops": score.repetition_loops,
+        "loop_share": score.repetition_loops / score.utterances,
         "hallucinated_words": score.hallucinated_words,
         "normaliser": spec.normaliser,
         # of the scored utterances, in the test set's order: what comparing many points takes
@@ -149,14 +154,12 @@ def difference_columns(transcripts: list[Row], reference: Outcome, spec: Spec) -
         for row, other in zip(transcripts, reference.transcripts, strict=True)
         if row["words"] is not None
     ]
-    comparison = statistics.compare(
-        np.array([row["errors"] for row, _ in pairs]),
-        np.array([row["words"] for row, _ in pairs]),
-        np.array([other["errors"] for _, other in pairs]),
-        changed=np.array([row["pred_text"] != other["pred_text"] for row, other in pairs]),
-        resamples=spec.resamples,
-        seed=spec.seed,
-    )
+    bootstrap = {"resamples": spec.resamples, "seed": spec.seed}
+    words = np.array([row["words"] for row, _ in pairs])
+    errors, others = (np.array([each["errors"] for each in side]) for side in zip(*pairs, strict=True))
+    changed = np.array([row["pred_text"] != other["pred_text"] for row, other in pairs])
+    comparison = statistics.compare(errors, words, others, changed=changed, **bootstrap)
+    capped = statistics.difference(np.minimum(errors, words) - np.minimum(others, words), words, **bootstrap)
 
     def aligned(row: Row) -> Alignment:
         return wer.alignment(row["text"], row["pred_text"], spec.language)
@@ -168,6 +171,10 @@ def difference_columns(transcripts: list[Row], reference: Outcome, spec: Spec) -
         "wer_delta_ci_high": comparison.high,
         "wer_delta_p": comparison.p,
         "wer_delta_mapsswe_p": matched.p,
+        "wer_capped_delta": capped.delta,
+        "wer_capped_delta_ci_low": capped.low,
+        "wer_capped_delta_ci_high": capped.high,
+        "wer_capped_delta_p": capped.p,
         "no_worse": comparison.no_worse,
         "unchanged": comparison.unchanged,
         "reference": reference.row["fingerprint"],

@@ -57,7 +57,7 @@ def render(title: str, selection: Selection) -> str:
         scenes="\n".join(map(_scene, range(len(scenes)), scenes)),
         failures=_failures(failures),
         counts="; ".join(escape(f"{scene.name}: {_counts(scene)}") for scene in scenes) or "unknown",
-        margin=points_of_wer(selection.margin),
+        margin=points_of_wer(selection.criteria.margin),
         broken=f"{100 * BROKEN_FROM:.0f}",
         versions=escape(_versions(finished)) or "unknown",
         style=_template("report.css").template,

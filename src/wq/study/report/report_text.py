@@ -19,6 +19,7 @@ from wq.study.compare.scenes import (
     number,
     percent,
     problem,
+    thousandths,
 )
 from wq.study.compare.selection import Selection
 
@@ -32,7 +33,7 @@ COLUMNS = (
     "cer", "linear_bytes", "model_bytes", "bits_per_weight", "compression_ratio", "peak_memory_bytes", "rtfx",
 )  # fmt: skip
 
-HEADER = ("point", "WER %", "95 % interval", "change", "95 % interval", "MB", "bits/weight")
+HEADER = ("point", "WER %", "95 % interval", "change", "95 % interval", "kl", "MB", "bits/weight")
 MARKS = {"on": "*", "equivalent": "=", "undecided": "?", "off": "", "broken": "!", "unknown": ""}
 
 
@@ -79,8 +80,9 @@ def mark(scene: Scene, n: int) -> str:
 
 def legend(scene: Scene) -> str:
     """What the marks of a scene mean."""
+    by = "" if scene.measure == "wer_capped" else f" by {scene.measure}"
     meanings = {
-        "on": "* on the front: the smallest not inferior, or better than every other of no more bytes",
+        "on": f"* on the front: the smallest not inferior, or better{by} than every other of no more bytes",
         "equivalent": "= not inferior either, with more bytes",
         "undecided": "? undecided",
         "off": "no mark: worse than one of no more bytes, or than the reference",
@@ -134,7 +136,9 @@ def notes(scene: Scene) -> list[str]:
 
 
 def header(scene: Scene) -> tuple[str, ...]:
-    return tuple("model MB" if text == "MB" and scene.is_whole_model else text for text in HEADER)
+    """The columns of `cells`; kl, in thousandths of a nat per token, where a point has it."""
+    names = {"MB": "model MB"} if scene.is_whole_model else {}
+    return tuple(names.get(text, text) for text in HEADER if text != "kl" or scene.has_kl)
 
 
 def cells(scene: Scene, row: Row) -> tuple[str, ...]:
@@ -146,6 +150,7 @@ def cells(scene: Scene, row: Row) -> tuple[str, ...]:
         interval(row, "wer"),
         "reference" if is_reference else percent(number(row, "wer_delta"), signed=True),
         "" if is_reference else interval(row, "wer_delta", signed=True),
+        *([thousandths(number(row, "kl"))] if scene.has_kl else []),
         megabytes(number(row, scene.size_column)),
         decimal(number(row, "bits_per_weight"), 2),
     )
@@ -155,7 +160,7 @@ def format_markdown(selection: Selection, title: str) -> str:
     """A table for every model and test set, and the points without a result."""
     blocks = [f"# {_markdown(title)}"]
     for scene in selection.scenes:
-        lines = [("", *header(scene)), ("---", "---", *("---:" for _ in HEADER[1:]))]
+        lines = [("", *header(scene)), ("---", "---", *("---:" for _ in header(scene)[1:]))]
         lines += [(mark(scene, n), *cells(scene, row)) for n, row in enumerate(scene.rows)]
         table = [lines[0], lines[1], *(tuple(map(_markdown, line)) for line in lines[2:])]
         blocks += [f"## {_markdown(scene.name)}", _rows(table), *map(_markdown, notes(scene))]
@@ -196,7 +201,7 @@ def _tabular(scene: Scene) -> str:
         *((mark(scene, n), *cells(scene, row)) for n, row in enumerate(scene.rows)),
     ]
     head, *body = (" & ".join(_tex(cell) for cell in line) + r" \\" for line in lines)
-    columns = "ll" + "r" * (len(HEADER) - 1)
+    columns = "ll" + "r" * (len(lines[0]) - 2)
     return "\n".join(
         (
             f"% {_comment(scene.name)}",

@@ -57,14 +57,13 @@ def rank(
 ) -> Ranking:
     """Compare every point with every other that does not make the same errors (`statistics.lower_rates`).
 
-    errors: integers [points, utterances]; words: integers [utterances]. An utterance counts with as many
-    errors as it has words, at most: else one endless loop would outweigh all that the others say.
+    errors: [points, utterances], or whatever else is summed over an utterance; words: integers [utterances].
     """
     import numpy as np
 
     from wq.study.score.statistics import lower_rates
 
-    errors = np.minimum(np.asarray(errors), words)
+    errors = np.asarray(errors)
     if not len(errors):
         return Ranking(np.zeros((0, 0), bool), np.zeros((0, 0), bool))
     distinct, place = np.unique(errors, axis=0, return_inverse=True)
@@ -74,18 +73,18 @@ def rank(
 
 
 def standings(
-    sizes: Sequence[float], ranking: Ranking, good: Sequence[bool], reference: int | None = None
+    sizes: Sequence[float], ranking: Ranking, good: Sequence[bool], lost: Sequence[bool]
 ) -> list[str]:
     """Where each point stands, given that its error rate is known from this corpus only.
 
     sizes: [points], exact; good: [points], which are not inferior to the reference by more than a margin, as
-    the reference itself; reference: which of them it is. A point has as contenders all other points of no
-    more bytes, but for those of its size that make its errors: they are one point. It is
+    the reference itself; lost: [points], which are significantly worse than it. A point has as contenders all
+    other points of no more bytes, but for those of its size that make its errors: they are one point. It is
 
     on          if it is the smallest that is good and that no contender is better than; or if it is better
                 than every contender, of which there must be one: that nothing is smaller is no merit
     equivalent  if it is good, and no contender is better, but a smaller one is on for being good
-    off         if a contender is better; or, if it is not good, the reference
+    off         if a contender is better; or, if it is not good, where it is lost
     undecided   otherwise: more speech would decide it
 
     "Better" is significant, all of it together: see `rank`. A point that makes the errors of a smaller one is
@@ -104,6 +103,5 @@ def standings(
     ahead = contends.any(axis=0) & (ranking.better | ~contends.T).all(axis=1)
     kept = kept & ~beaten
     on = ahead | (kept & (size == size[kept].min(initial=math.inf)))
-    lost = np.zeros_like(on) if reference is None else ranking.better[reference]
-    off = beaten | lost
+    off = beaten | np.asarray(lost, bool)
     return np.select([on, kept, off], [ON, EQUIVALENT, OFF], UNDECIDED).tolist()

@@ -28,6 +28,7 @@ from wq.whisper.layers.schemes import (
 FEWEST_RESAMPLES = 40  # one beyond either end of the interval
 GRANULARITIES = ("tensor", "channel", "group")
 LONG_AUDIO = ("cut", "chunk")
+MEASURES = ("kl", "nll", "wer_capped", "wer")  # that points are held against each other by
 
 
 class ConfigurationError(ValueError):
@@ -345,6 +346,7 @@ class Config(TreatmentConfig):
     seed: int = 0
     resamples: int = 10_000
     margin: float = 0.005
+    front: str | None = None
     rerun: bool = False
     drafting: bool = True
     reuse: bool = True
@@ -377,6 +379,8 @@ class Config(TreatmentConfig):
                 f"resamples={self.resamples} gives no 95 % interval; give at least {FEWEST_RESAMPLES}"
             )
         _check_share("margin", self.margin, 0, 1)
+        if self.front is not None:
+            _check_choice("front", self.front, MEASURES)
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise ConfigurationError(
                 f"device={self.device} is unknown; choose auto, cpu, cuda, or cuda:N for one of several GPUs"

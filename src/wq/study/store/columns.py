@@ -59,7 +59,13 @@ COLUMNS = (
     Column("cer", "fraction", "character error rate", METRIC),
     Column("dropped_references", "utterances", "not scored, as their reference normalises to nothing"),
     Column("empty_hypotheses", "utterances", "with an empty transcript", METRIC),
+    Column(
+        "wer_capped", "fraction", "WER with at most as many errors of an utterance as it has words", METRIC
+    ),
+    Column("wer_capped_ci_low", "fraction", "lower end of its 95 % bootstrap interval", METRIC),
+    Column("wer_capped_ci_high", "fraction", "upper end", METRIC),
     Column("repetition_loops", "utterances", "whose transcript repeats itself", METRIC),
+    Column("loop_share", "fraction", "of the scored utterances that do", METRIC),
     Column(
         "hallucinated_words", "words", "inserted in runs, with no word of the reference between them", METRIC
     ),
@@ -72,6 +78,10 @@ COLUMNS = (
     Column("wer_delta_ci_high", "fraction", "upper end", METRIC),
     Column("wer_delta_p", "", "two-sided p-value of the paired bootstrap", METRIC),
     Column("wer_delta_mapsswe_p", "", "p-value of NIST's matched pairs test", METRIC),
+    Column("wer_capped_delta", "fraction", "wer_capped less the reference's", METRIC),
+    Column("wer_capped_delta_ci_low", "fraction", "lower end of its paired 95 % interval", METRIC),
+    Column("wer_capped_delta_ci_high", "fraction", "upper end", METRIC),
+    Column("wer_capped_delta_p", "", "two-sided p-value of the paired bootstrap", METRIC),
     Column("no_worse", "fraction", "utterances with no more errors than the reference's", METRIC),
     Column("unchanged", "fraction", "transcripts equal to the reference's", METRIC),
     Column("reference", "", "fingerprint of the reference", PARAMETER),
