@@ -24,6 +24,12 @@ from wq.study.report.report_text import points_of_wer, recommendation
 
 TEMPLATES = Path(__file__).parent / "templates"
 SCRIPTS = ("write", "scale", "chart", "table", "details", "multiples", "report")  # in the order they need
+MEANINGS = {  # of the measures of a front
+    "kl": "kl",
+    "nll": "nll",
+    "wer_capped": "word errors, of which no utterance counts with more than it has words",
+    "wer": "word errors",
+}
 MANY = 150  # points: beyond, chart.js draws the front's intervals alone
 
 
@@ -58,6 +64,7 @@ def render(title: str, selection: Selection) -> str:
         failures=_failures(failures),
         counts="; ".join(escape(f"{scene.name}: {_counts(scene)}") for scene in scenes) or "unknown",
         margin=points_of_wer(selection.criteria.margin),
+        measures=" or ".join(dict.fromkeys(MEANINGS[scene.measure] for scene in scenes)) or "unknown",
         broken=f"{100 * BROKEN_FROM:.0f}",
         versions=escape(_versions(finished)) or "unknown",
         style=_template("report.css").template,
@@ -78,7 +85,9 @@ def _json(value: Any) -> str:
 
 def _scene(n: int, scene: Scene) -> str:
     many = ", of the front alone among so many" if len(scene.drawn) > MANY else ""
-    return _template("scene.html").substitute(n=n, name=escape(scene.name), facts=_facts(scene), many=many)
+    return _template("scene.html").substitute(
+        n=n, name=escape(scene.name), facts=_facts(scene), many=many, measure=scene.measure
+    )
 
 
 def _together(n: int, test_set: str, count: int) -> str:

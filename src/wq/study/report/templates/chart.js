@@ -8,9 +8,12 @@ const SIZES = [
   { column: "moved_bytes", title: "Moved per utterance, MB (estimate)", unit: 1e-6 },
 ];
 const RATES = [
-  { column: "wer", title: "Word error rate, %", read: (row) => row.wer },
-  { column: "wer_delta", title: "Difference from the reference, percentage points", read: (row) => (row.is_reference ? 0 : row.wer_delta) },
-  { column: "cer", title: "Character error rate, %", read: (row) => row.cer },
+  { column: "wer", title: "Word error rate, %", unit: 100, read: (row) => row.wer },
+  { column: "wer_delta", title: "Difference from the reference, percentage points", unit: 100, read: (row) => (row.is_reference ? 0 : row.wer_delta) },
+  { column: "wer_capped", title: "Word error rate, a loop counted as one lost utterance, %", unit: 100, read: (row) => row.wer_capped },
+  { column: "kl", title: "Divergence from the reference, thousandths of a nat per token", unit: 1000, isLog: true, read: (row) => (row.is_reference ? null : row.kl) },
+  { column: "nll", title: "Cross entropy of the words that were said, nats per token", unit: 1, read: (row) => row.nll },
+  { column: "cer", title: "Character error rate, %", unit: 100, read: (row) => row.cer },
 ];
 const SHAPES = [
   "M-5,0a5,5 0 1,0 10,0a5,5 0 1,0 -10,0z", // circle
@@ -67,8 +70,8 @@ class Chart {
       const points = rows
         .filter((row) => row[size.column] > 0 && isNumber(rate.read(row)))
         .map((row) => ({
-          row, size: size.unit * row[size.column], rate: 100 * rate.read(row), ...this.view.look(row),
-          low: isNumber(at(row, "low")) ? 100 * at(row, "low") : null, high: isNumber(at(row, "high")) ? 100 * at(row, "high") : null,
+          row, size: size.unit * row[size.column], rate: rate.unit * rate.read(row), ...this.view.look(row),
+          low: isNumber(at(row, "low")) ? rate.unit * at(row, "low") : null, high: isNumber(at(row, "high")) ? rate.unit * at(row, "high") : null,
           standing: rate.column === "cer" && row.front !== "broken" ? "unknown" : row.standings[size.column] || "unknown",
         }));
       this.fronts.push({ name, points: frontOf(points) });
@@ -82,7 +85,7 @@ class Chart {
 
   place() {
     this.x = sizeAxis(this.points.map((point) => point.size));
-    this.y = rateAxis(this.points.flatMap(({ rate, low, high }) => [rate, ...(this.points.length > MANY ? [] : [low, high])]).filter((end) => end !== null));
+    this.y = (this.view.rate.isLog ? logAxis : rateAxis)(this.points.flatMap(({ rate, low, high }) => [rate, ...(this.points.length > MANY ? [] : [low, high])]).filter((end) => end !== null));
     const [width, height] = [this.width - MARGIN.left - MARGIN.right, this.height - MARGIN.top - MARGIN.bottom];
     this.across = (value) => MARGIN.left + width * this.x.place(value);
     this.up = (value) => MARGIN.top + height * (1 - Math.max(0, Math.min(1, this.y.place(value))));

@@ -38,7 +38,11 @@ function axis(kind, low, high, ticks) {
 
 const extent = (values) => values.reduce(([low, high], value) => [Math.min(low, value), Math.max(high, value)], [Infinity, -Infinity]);
 
-// Sizes are spread over orders of magnitude.
+// Sizes are spread over orders of magnitude, and so are divergences, of which one that is zero has no place.
+function logAxis(values) {
+  return sizeAxis(values.filter((value) => value > 0));
+}
+
 function sizeAxis(values) {
   const [smallest, largest] = extent(values);
   let [low, high] = [smallest / 1.12, largest * 1.12];

@@ -9,6 +9,8 @@ const decimal = (value, digits) =>
     : "-";
 const percent = (value, digits = 2) => decimal(100 * value, digits);
 const signed = (value) => (isNumber(value) && Number((100 * value).toFixed(2)) > 0 ? "+" : "") + percent(value);
+// Three significant digits of a thousand times as much: divergences span orders of magnitude.
+const thousandths = (value) => (value ? decimal(1000 * value, Math.max(0, 2 - Math.floor(Math.log10(1000 * Math.abs(value))))) : decimal(value, 0));
 const megabytes = (value) => decimal(value / 1e6, 2);
 const interval = (row, column, write) =>
   isNumber(row[`${column}_ci_low`]) && isNumber(row[`${column}_ci_high`])
@@ -65,6 +67,7 @@ function summary(row) {
     const p = isNumber(row.wer_delta_p_holm) ? `, p ${decimal(row.wer_delta_p_holm, 4)} (Holm)` : "";
     lines.push(`change ${signed(row.wer_delta)} ${interval(row, "wer_delta", signed)}${p}`);
   }
+  if (isNumber(row.kl)) lines.push(`kl ${thousandths(row.kl)} thousandths of a nat per token`);
   if (isNumber(row.cer)) lines.push(`CER ${percent(row.cer)} %`);
   for (const { column, title, unit } of SIZES)
     if (isNumber(row[column])) lines.push(`${title}: ${unit === 1 ? decimal(row[column], 3) : megabytes(row[column])}`);
