@@ -9,7 +9,8 @@ HELP = """usage: wq compare A B [key=value ...]
 
 How run B differs from run A over the same utterances: both word error rates, the difference with its 95 %
 interval, whether it could be chance (paired bootstrap, and NIST's MAPSSWE), and the utterances that they
-transcribe in other words, those first in which B does worse.
+transcribe in other words, those first in which B does worse. Beside that by every token, where both runs have
+it: kl, the divergence from the reference, and nll, the cross entropy of the words that were said.
 
 A and B are each a point's name, a fingerprint or an MLflow run id, or the beginning of one; or the directory
 of a job, or its result.json.

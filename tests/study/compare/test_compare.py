@@ -36,6 +36,27 @@ def side(point: str, heard=None, references=REFERENCES, **row) -> Side:
     return Side(columns, transcripts, f"place of {point}")
 
 
+def read(side: Side, **sums: list[float]) -> Side:
+    """With so many nats in every utterance, of three tokens; none where an utterance was not read."""
+    for n, row in enumerate(side.transcripts):
+        for name, values in sums.items():
+            row |= {name: values[n], f"{name}_tokens": 3 if values[n] else 0}
+    return side
+
+
+def test_tokens_are_compared_where_both_have_read_the_same():
+    one = read(side("fp32"), kl=[0.0, 0.3, 9.0, 0.6, 0.3, 0.3], nll=[1.0] * 6)
+    two = read(side("int4"), kl=[0.0, 0.6, 1.0, 0.6, 0.6, 0.6], nll=[2.0] * 5 + [0.0])
+    found = difference(one, two)
+    kl = found.by_token["kl"]  # of the scored utterances that were read
+    assert (kl.first, kl.second) == (pytest.approx(1.5 / 12), pytest.approx(2.4 / 12))
+    assert kl.change == statistics.difference([0.3, 0, 0.3, 0.3], [3] * 4, resamples=500, seed=3)
+    assert "nll" not in found.by_token  # not the same tokens
+    text = format_difference(found, 0)
+    assert "kl          125 -> 200 thousandths of a nat per token, +75.00 [" in text
+    assert difference(side("fp32"), two).by_token == {}
+
+
 def test_numbers_are_those_of_the_parts():
     found = difference(side("fp32"), side("int4"))
     ids, references = list(REFERENCES), list(REFERENCES.values())

@@ -3,6 +3,7 @@
 Both are scored anew from their raw transcripts, so that runs of any age compare under one normaliser.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +42,15 @@ class ChangedUtterance:
 
 
 @dataclass(frozen=True)
+class ByToken:
+    """A measure that both runs have of the same tokens, in nats per token; the second against the first."""
+
+    first: float
+    second: float
+    change: statistics.Difference
+
+
+@dataclass(frozen=True)
 class Difference:
     """The second run against the first.
 
@@ -49,6 +59,7 @@ class Difference:
                        to the letter
     matched            the second worse than the first where z is positive
     changes            those with the most errors more in the second come first
+    by_token           kl and nll, where both runs have them
     """
 
     sides: tuple[Side, Side]
@@ -57,6 +68,7 @@ class Difference:
     comparison: Comparison
     matched: MatchedPairs
     changes: list[ChangedUtterance]
+    by_token: dict[str, ByToken]
     resamples: int
     seed: int
 
@@ -104,9 +116,29 @@ def difference(first: Side, second: Side) -> Difference:
         ),
         matched=mapsswe((after, before) for before, after in pairs),
         changes=sorted(changes, key=lambda change: -change.more_errors),
+        by_token={
+            name: found
+            for name in ("kl", "nll")
+            if (found := _by_token(name, first, second, one.ids, resamples=resamples, seed=seed))
+        },
         resamples=resamples,
         seed=seed,
     )
+
+
+def _by_token(name: str, first: Side, second: Side, ids: Sequence[str], **bootstrap: int) -> ByToken | None:
+    """Over these utterances; None where a run has not read them, or not the same tokens."""
+    sides = [{row["id"]: row for row in side.transcripts} for side in (first, second)]
+    try:
+        sums, others = (np.array([rows[id][name] for id in ids], float) for rows in sides)
+        tokens, same = (np.array([rows[id][f"{name}_tokens"] for id in ids], int) for rows in sides)
+    except (KeyError, TypeError):
+        return None
+    read = tokens > 0
+    if not read.any() or (tokens != same).any():
+        return None
+    change = statistics.difference((others - sums)[read], tokens[read], **bootstrap)
+    return ByToken(float(sums.sum() / tokens.sum()), float(others.sum() / tokens.sum()), change)
 
 
 def _paired(first: Side, second: Side) -> tuple[dict[str, tuple[str, str]], dict[str, tuple[str, str]]]:

@@ -1,11 +1,12 @@
 """A comparison of two runs for the terminal: the numbers, then utterances word below word."""
 
+import math
 import unicodedata
 from collections.abc import Iterator, Sequence
 
-from wq.study.compare.comparison import ChangedUtterance, Difference
-from wq.study.compare.scenes import decimal, percent
-from wq.study.report.report_text import points_of_wer
+from wq.study.compare.comparison import ByToken, ChangedUtterance, Difference
+from wq.study.compare.scenes import decimal, percent, thousandths
+from wq.study.report.report_text import points_of_wer, rounded
 from wq.study.score import noninferiority, wer
 from wq.study.score.mapsswe import Alignment
 from wq.study.score.noninferiority import MARGIN
@@ -53,14 +54,25 @@ def _facts(found: Difference, margin: float) -> list[str]:
     errors = (f"{kind} {getattr(before, kind):,} -> {getattr(after, kind):,}" for kind in kinds)
     facts = {
         "B - A": f"{delta} [{low}, {high}]",
-        "verdict": verdict(found, margin),
+        **dict(zip(("verdict", ""), verdict(found, margin), strict=False)),
         "bootstrap": f"p {probability(comparison.p)}, {found.resamples:,} resamples, seed {found.seed}",
         "MAPSSWE": f"p {probability(matched.p)}, z {decimal(matched.z, 2, signed=True)} over "
         f"{matched.segments:,} segments",
         "errors": f"{', '.join(errors)}, of {before.reference_words:,} words",
         "utterances": _counts(found),
     }
+    facts |= {name: _by_token(each) for name, each in found.by_token.items()}
     return [f"{name:<10}  {fact}" for name, fact in facts.items()]
+
+
+def _by_token(found: ByToken) -> str:
+    """In thousandths of a nat per token."""
+    change = found.change
+    ends = ", ".join(decimal(1000 * end, 2, signed=True) for end in (change.low, change.high))
+    return (
+        f"{thousandths(found.first)} -> {thousandths(found.second)} thousandths of a nat per token, "
+        f"{decimal(1000 * change.delta, 2, signed=True)} [{ends}], p {probability(change.p)}"
+    )
 
 
 def _notes(found: Difference) -> list[str]:
@@ -93,7 +105,7 @@ def _counts(found: Difference) -> str:
     return f"{total:,}: {', '.join(parts)}{spelt}"
 
 
-def verdict(found: Difference, margin: float) -> str:
+def verdict(found: Difference, margin: float) -> list[str]:
     """What may be said of the second: not inferior, worse, or undecided and how much worse at most."""
     compared, total = found.comparison, found.scores[0]
     change = noninferiority.Change(
@@ -102,10 +114,14 @@ def verdict(found: Difference, margin: float) -> str:
     (most,) = noninferiority.bounds([change], margin)
     told = f"the margin of {points_of_wer(margin)}"
     if most <= margin:
-        return f"B is not inferior to A: at most {percent(most, signed=True)}, within {told}"
+        return [f"B is not inferior to A: at most {percent(most, signed=True)}, within {told}"]
     if compared.low > 0:
-        return f"B is worse than A, by {percent(most)} at most"
-    return f"undecided: B may be worse than A by {percent(most)} at most, beyond {told}"
+        return [f"B is worse than A, by {percent(most)} at most"]
+    needed = noninferiority.utterances_needed(change, most, margin)
+    undecided = f"undecided: B may be worse than A by {percent(most)} at most, beyond {told}"
+    if math.isinf(needed):
+        return [undecided]
+    return [undecided, f"about {rounded(needed):,} utterances would be needed to say"]
 
 
 def probability(p: float) -> str:

@@ -118,9 +118,13 @@ def recommendation(scene: Scene) -> str | None:
         return None
     if math.isinf(needed):
         return "none, and more of this speech would hardly show one"
-    unit = 10 ** max(0, len(str(math.ceil(needed))) - 2)  # two digits are more than enough
-    about = math.ceil(needed / unit) * unit
-    return f"not enough speech to say: about {about:,} utterances would be needed"
+    return f"not enough speech to say: about {rounded(needed):,} utterances would be needed"
+
+
+def rounded(count: float) -> int:
+    """A count that is an estimate, upwards: two digits are more than enough."""
+    unit = 10 ** max(0, len(str(math.ceil(count))) - 2)
+    return math.ceil(count / unit) * unit
 
 
 def advice(scene: Scene) -> str:
