@@ -90,7 +90,7 @@ def test_logits_along_a_text_are_those_of_transformers(scheme):
     with torch.inference_mode():
         batch, rules = heard(model, count, kv_cache)
         for row, text in enumerate(texts):
-            found = logits_along(model, batch, row, rules.prompt, text)
+            (found,) = logits_along(model, batch, row, rules.prompt, [text])
             encoded = (torch.cat(list(encode_rows(model, random_features(count))))[row : row + 1],)
             cache = rounded_cache(model, kv_cache) if kv_cache else None
             parts, logits = [[*rules.prompt], *([token] for token in text[:-1])], []
@@ -108,6 +108,23 @@ def test_logits_along_a_text_are_those_of_transformers(scheme):
             assert cross_entropy(text, found) == pytest.approx(entropy.item(), rel=1e-5)
 
 
+def read(model, batch, row, rules):
+    return list(logits_along(model, batch, row, rules.prompt, [[3, 1, 4], [7], [2, 7, 1, 8, 2, 8]]))
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_texts_are_read_side_by_side_as_each_alone(scheme):
+    model = random_model(False)
+    kv_cache = SCHEMES[scheme] and KVQuantizer(SCHEMES[scheme])
+    with torch.inference_mode():
+        batch, rules = heard(model, 2, kv_cache)
+        for text, found in zip(
+            [[3, 1, 4], [7], [2, 7, 1, 8, 2, 8]], read(model, batch, 1, rules), strict=True
+        ):
+            (alone,) = logits_along(model, batch, 1, rules.prompt, [text])
+            torch.testing.assert_close(found, alone, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_rows_are_read_as_they_were_heard_however_they_have_moved(scheme):
     """Rows end at different steps, and those that go on take their places: each is read by itself all the
@@ -116,14 +133,14 @@ def test_rows_are_read_as_they_were_heard_however_they_have_moved(scheme):
     kv_cache = SCHEMES[scheme] and KVQuantizer(SCHEMES[scheme])
     with torch.inference_mode():
         batch, rules = heard(model, count, kv_cache)
-        before = [logits_along(model, batch, row, rules.prompt, [3, 1, 4]) for row in range(count)]
+        before = [read(model, batch, row, rules) for row in range(count)]
         free = finish(model, batch, rules, [[] for _ in range(count)], Place(), range(count))
         model.generation_config.eos_token_id = free[0][5]  # an end that rows meet here and there
         batch, rules = heard(model, count, kv_cache)
         rows = finish(model, batch, rules, [[] for _ in range(count)], Place(), range(count))
         assert len({len(row) for row in rows}) > 1
         for row in range(count):
-            assert logits_along(model, batch, row, rules.prompt, [3, 1, 4]).equal(before[row])
+            assert all(map(torch.equal, read(model, batch, row, rules), before[row]))
         readings = Script([[[2, 6], [2]]] * count).read(model, batch, range(count), rows, rules, Place())
     for row, reading in zip(rows, readings, strict=True):
         assert reading.account.written.tolist() == row

@@ -278,13 +278,14 @@ class Batch:
         self.arrange(order)
         return order
 
-    def alone(self, row: int, positions: int) -> "Batch":
-        """This row of the batch as it began, with memory for so many positions of another text."""
+    def alone(self, row: int, texts: int, positions: int) -> "Batch":
+        """This row of the batch as it began, with memory for several other texts of so many positions."""
         batch, place = copy(self), self.rows.index(row)
         batch.audio = [
-            KeysValues(heard.keys[place : place + 1], heard.values[place : place + 1]) for heard in self.heard
+            KeysValues(*(tensor[place].expand(texts, -1, -1, -1) for tensor in (heard.keys, heard.values)))
+            for heard in self.heard
         ]
-        batch.text = empty_caches(self.decoder, "self", 1, positions, self.kv_cache)
+        batch.text = empty_caches(self.decoder, "self", texts, positions, self.kv_cache)
         return batch
 
 

@@ -1,16 +1,17 @@
 """Teacher forcing: how likely a model finds a given text, and how far its next tokens are from another's.
 
-One pass of the decoder over all tokens of a text, of one utterance by itself, so that its batch mates do not
-matter. Two texts are read beside what the model writes: the words that were said, for their cross entropy;
-and what the reference model has written, for the Kullback-Leibler divergence from its distributions to this
-model's, token by token. Both are of the plain softmax, with nothing suppressed.
+One pass of the decoder over all tokens of the texts of one utterance, by itself, so that its batch mates do
+not matter. Beside what the model writes two texts are read: the words that were said, for their cross
+entropy; and what the reference model has written, for the Kullback-Leibler divergence from its distributions
+to this model's, token by token. Both are of the plain softmax, with nothing suppressed.
 
 Of a reference's distribution the `TOP` most likely tokens are kept, and all others as one: what is kept of
 the divergence is then never more than the whole, as joining tokens cannot add to it (data processing).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -105,21 +106,28 @@ def logits_along(
     batch: Batch,
     row: int,
     prompt: Sequence[int],
-    tokens: Sequence[int],
-) -> Tensor:
-    """The logits [n, vocabulary] before each of the n tokens that are made to follow the prompt."""
-    given = torch.tensor([[*prompt, *tokens[:-1]]], device=model.device)
-    alone = batch.alone(row, given.shape[1])
+    texts: Sequence[Sequence[int]],
+) -> Iterator[Tensor]:
+    """For each of the texts, which are read side by side, the logits [n, vocabulary] before each of its n
+    tokens, where they are made to follow the prompt."""
+    longest = max(map(len, texts)) - 1
+    # what fills a shorter text up comes after it, and is not seen by it
+    given = torch.tensor(
+        [[*prompt, *text[:-1], *[0] * (longest + 1 - len(text))] for text in texts], device=model.device
+    )
+    alone = batch.alone(row, len(texts), given.shape[1])
     # where what is read depends on what came later, tokens come as they do in decoding
-    if batch.kv_cache and batch.kv_cache.spans_tokens:
-        parts = given.split([len(prompt)] + [1] * (given.shape[1] - len(prompt)), -1)
-    else:
-        parts = [given]
+    one_by_one = batch.kv_cache is not None and batch.kv_cache.spans_tokens
+    parts = given.split([len(prompt)] + [1] * longest, -1) if one_by_one else [given]
     states, position = [], 0
     for part in parts:
         states.append(alone.advance(part, position))
         position += part.shape[1]
-    return model.proj_out(model.model.decoder.layer_norm(torch.cat(states, 1)[0, len(prompt) - 1 :]))
+    first, norm = len(prompt) - 1, model.model.decoder.layer_norm
+    for own, text in zip(torch.cat(states, 1), texts, strict=True):
+        logits = model.proj_out(norm(own[first : first + len(text)]))
+        check_finite(logits[None], "the logits")
+        yield logits
 
 
 @dataclass(frozen=True)
@@ -147,12 +155,7 @@ class Script:
         readings = []
         for row, (index, own) in enumerate(zip(indices, written, strict=True)):
             place.rows, place.position = [row], 0
-
-            def along(tokens: Sequence[int], row: int = row) -> Tensor:
-                logits = logits_along(model, batch, row, rules.prompt, tokens)
-                check_finite(logits[None], "the logits")
-                return logits
-
+            along = partial(logits_along, model, batch, row, rules.prompt)
             if self.accounts is None:
                 readings.append(account_of(self.spellings[index], own, along))
             else:
@@ -160,21 +163,22 @@ class Script:
         return readings
 
 
-Along = Callable[[Sequence[int]], Tensor]  # the logits before each token of a text
+Along = Callable[[Sequence[Sequence[int]]], Iterable[Tensor]]  # the logits before each token, by text
 
 
 def account_of(spellings: Sequence[Sequence[int]], written: Sequence[int], along: Along) -> Reading:
     """A reference's own reading, and what it leaves."""
-    found = [(cross_entropy(text, along(text)), text) for text in spellings]
+    own, *others = along([written, *spellings])
+    found = [(cross_entropy(text, logits), text) for text, logits in zip(spellings, others, strict=True)]
     nll, said = min(found, key=lambda each: each[0] / len(each[1]), default=(0.0, ()))
     texts = (torch.tensor(text, dtype=torch.int32) for text in (said, written))
-    account = Account(*texts, *likeliest(along(written)))
+    account = Account(*texts, *likeliest(own))
     return Reading(nll, len(said), 0.0, len(written), len(written), account)
 
 
 def read_against(reference: Account, along: Along) -> Reading:
     said, written = reference.said.tolist(), reference.written.tolist()
-    nll = cross_entropy(said, along(said)) if said else 0.0
-    logits = along(written)
+    logits, *others = along([written, said] if said else [written])
+    nll = cross_entropy(said, others[0]) if said else 0.0
     agreed = (logits.argmax(-1).cpu() == reference.ids[:, 0]).sum()
     return Reading(nll, len(said), divergence(reference, logits).sum().item(), int(agreed), len(written))
