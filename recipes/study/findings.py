@@ -3,7 +3,9 @@
 A table stands between two comments, of which the first says what is in it:
 
     <!-- points SET/EXPERIMENT: NAME; NAME -->      points by name, against fp32; a name may be a pattern
+    <!-- tokens SET/EXPERIMENT: NAME; NAME -->      the same points by every token
     <!-- pairs SET: QUESTION -->                    the second of each pair against the first
+    <!-- tokens-of-pairs SET: QUESTION -->          the same by every token
     <!-- front SET/EXPERIMENT -->                   of every format, how many points are on the front
     ...
     <!-- end -->
@@ -17,7 +19,7 @@ from pathlib import Path
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = DOCS / "findings.md"
-BLOCK = re.compile(r"<!-- (points|pairs|front) (.+?) -->\n.*?<!-- end -->", re.DOTALL)
+BLOCK = re.compile(r"<!-- (points|tokens-of-pairs|tokens|pairs|front) (.+?) -->\n.*?<!-- end -->", re.DOTALL)
 
 Row = dict[str, str]
 
@@ -57,11 +59,48 @@ def points(results: Path, query: str) -> str:
     )
 
 
-def pairs(results: Path, query: str) -> str:
+def tokens(results: Path, query: str) -> str:
+    place, _, names = query.partition(": ")
+    rows = read(results, place)
+    found = [row for name in names.split("; ") for row in matching(rows, name, query)]
+    size = "kv_cache_bytes" if place.endswith("kv_cache") else "linear_bytes"
+    return table(
+        ("point", "kl, mnat/token [95 %]", "same top token %", "WER %", "change [95 %]", "MB", "front"),
+        [
+            (
+                *(code(row["point"]), kl(row), percent(row["top1_agreement"]), percent(row["wer"])),
+                *(change(row), megabytes(row[size]), row["front"]),
+            )
+            for row in found
+            if row["is_reference"] != "True"
+        ],
+    )
+
+
+def tokens_of_pairs(results: Path, query: str) -> str:
+    return table(
+        ("from", "to", "kl", "kl", "change, mnat/token [95 %]", "MB", "MB"),
+        [
+            (
+                *(code(row["first"]), code(row["second"])),
+                *(thousandths(row["first_kl"]), thousandths(row["second_kl"]), kl_change(row)),
+                *(megabytes(row["first_linear_bytes"]), megabytes(row["second_linear_bytes"])),
+            )
+            for row in of_question(results, query)
+        ],
+    )
+
+
+def of_question(results: Path, query: str) -> list[Row]:
     place, _, question = query.partition(": ")
     rows = [row for row in read(results, f"{place}/pairs") if row["question"] == question]
     if not rows:
         raise ValueError(f"{query}: no such pairs in {results / place}")
+    return rows
+
+
+def pairs(results: Path, query: str) -> str:
+    rows = of_question(results, query)
     return table(
         ("from", "to", "WER %", "WER %", "change [95 %]", "MB", "MB"),
         [
@@ -99,7 +138,13 @@ def front(results: Path, query: str) -> str:
 
 
 STANDINGS = ("on", "equivalent", "undecided", "off", "broken")
-TABLES: dict[str, Callable[[Path, str], str]] = {"points": points, "pairs": pairs, "front": front}
+TABLES: dict[str, Callable[[Path, str], str]] = {
+    "points": points,
+    "tokens": tokens,
+    "pairs": pairs,
+    "tokens-of-pairs": tokens_of_pairs,
+    "front": front,
+}
 
 
 def read(results: Path, place: str) -> list[Row]:
@@ -119,6 +164,23 @@ def change(row: Row) -> str:
     low, high = float(row["wer_delta_ci_low"]), float(row["wer_delta_ci_high"])
     text = f"{signed(row['wer_delta'])} [{signed(low)}, {signed(high)}]"
     return f"**{text}**" if low > 0 or high < 0 else text
+
+
+def kl(row: Row) -> str:
+    ends = (thousandths(row[f"kl_ci_{end}"]) for end in ("low", "high"))
+    return f"{thousandths(row['kl'])} [{', '.join(ends)}]"
+
+
+def kl_change(row: Row) -> str:
+    """In thousandths of a nat per token, bold where the interval leaves out zero."""
+    low, high = float(row["kl_delta_ci_low"]), float(row["kl_delta_ci_high"])
+    values = (f"{1000 * float(value):+.2f}" for value in (row["kl_delta"], low, high))
+    text = "{} [{}, {}]".format(*values)
+    return f"**{text}**" if low > 0 or high < 0 else text
+
+
+def thousandths(value: str) -> str:
+    return f"{1000 * float(value):.2f}"
 
 
 def percent(rate: str | float) -> str:

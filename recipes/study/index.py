@@ -12,12 +12,18 @@ from wq.study.store.results import Row
 SETS = {
     "nano-clean": "The shipped model on the shipped speech, split `clean`: synthetic voices with commands.",
     "nano-other": "The shipped model on the shipped speech, split `other`: commands with noise.",
+    "tiny_en": "OpenAI's tiny.en, whole, on human speech: adults reading English that is not their first "
+    "language, of whom a model understands most (speechocean762, OpenSLR 101, CC BY 4.0).",
     "real": "The convolution, attention, MLP and norm weights of OpenAI's tiny.en with a re-learned token "
     "embedding, which makes far more errors than tiny.en itself, on human speech: adults reading English "
     "that is not their first language (speechocean762, OpenSLR 101, CC BY 4.0). Paired differences are "
     "what it is for.",
 }
-FOLDERS = {"model.path": "DIR/checkpoint", "dataset.path": "DIR/speech"}  # of the set `real`
+# What is not shipped, by set
+FOLDERS = {
+    "tiny_en": {"model.path": "DIR/tiny_en", "dataset.path": "DIR/speech"},
+    "real": {"model.path": "DIR/checkpoint", "dataset.path": "DIR/speech"},
+}
 SENSITIVITY = ("format=int4,int3,nvfp4", "limit=64")  # role by role, on the first utterances
 MEMORY, BATCHES = "kv_cache_memory.csv", ("batch=1,8,32", "tokens=16,60")  # of the points of kv_cache
 COUNTS = ("experiment", "finished", "points")
@@ -35,7 +41,8 @@ def write_index(
     }
     rows = [row for _, row in sorted((earlier | new).items())]
     write_whole(file, as_csv(COUNTS, rows))
-    at = "real model.path=DIR/checkpoint dataset.path=DIR/speech" if name == "real" else name
+    kept = [text for text in settings if text.partition("=")[0] not in FOLDERS.get(name, {})]
+    shown = " ".join([*kept, *placed(name)])
     lines = [
         f"# {name}",
         "",
@@ -53,8 +60,8 @@ def write_index(
         "All of it again, from nothing, and one experiment alone:",
         "",
         "```",
-        f"python recipes/study/run.py {at}",
-        f"python -m wq.main -m +experiment=NAME {' '.join(without_paths(settings))}",
+        f"python recipes/study/run.py {' '.join([name, *placed(name)])}",
+        f"python -m wq.main -m +experiment=NAME {shown}",
         "```",
     ]
     if (directory / MEMORY).exists():
@@ -63,7 +70,7 @@ def write_index(
             f"[{MEMORY}]({MEMORY}) has the bytes of weights, keys and values, and activations, by formula:",
             "",
             "```",
-            f"wq memory +experiment=kv_cache {' '.join((*without_paths(settings), *BATCHES))}",
+            f"wq memory +experiment=kv_cache {' '.join((shown, *BATCHES))}",
             "```",
         ]
     if (directory / "sensitivity.csv").exists():
@@ -72,7 +79,7 @@ def write_index(
             "[sensitivity.csv](sensitivity.csv) and [its picture](sensitivity.svg) round one role at a time:",
             "",
             "```",
-            f"wq sensitivity {' '.join((*SENSITIVITY, *without_paths(settings)))}",
+            f"wq sensitivity {' '.join((*SENSITIVITY, shown))}",
             "```",
         ]
     write_whole(directory / "README.md", "\n".join(lines) + "\n")
@@ -104,7 +111,6 @@ def cells(directory: Path, row: Row) -> tuple[str, ...]:
     )
 
 
-def without_paths(settings: Sequence[str]) -> list[str]:
-    """The settings, with DIR for what is only on this machine."""
-    pairs = (text.split("=", 1) for text in settings)
-    return [f"{key}={FOLDERS.get(key, value) if '/' in value else value}" for key, value in pairs]
+def placed(name: str) -> list[str]:
+    """The settings that say where a set lies which is not shipped."""
+    return [f"{key}={place}" for key, place in FOLDERS.get(name, {}).items()]

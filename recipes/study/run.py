@@ -2,6 +2,7 @@
 
     python recipes/study/run.py nano-clean                    # every experiment on the shipped model
     python recipes/study/run.py nano-other tradeoff kv_cache  # two of them
+    python recipes/study/run.py tiny_en model.path=DIR/tiny_en dataset.path=DIR/speech
     python recipes/study/run.py real model.path=DIR/checkpoint dataset.path=DIR/speech
     python recipes/study/run.py nano-other norun=true         # only the tables, of what the store has
 
@@ -17,7 +18,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from index import BATCHES, MEMORY, SENSITIVITY, write_index
+from index import BATCHES, FOLDERS, MEMORY, SENSITIVITY, placed, write_index
 from tables import read_questions, write_experiment, write_pairs
 
 from wq.catalogue import conf_dir
@@ -38,6 +39,10 @@ TESTS = ("smoke", "published")  # experiments without a table
 SETS = {
     "nano-clean": ("model=nano", "dataset=commands", "dataset.split=clean"),
     "nano-other": ("model=nano", "dataset=commands", "dataset.split=other"),
+    "tiny_en": (
+        *("dataset=manifest", "dataset.split=fluent", "dataset.calibration_split=fluent_calibration"),
+        *("dataset.name=speechocean762", "limit=100"),
+    ),
     "real": (
         *("dataset=manifest", "dataset.split=test", "dataset.calibration_split=calibration"),
         *("dataset.name=speechocean762", "max_new_tokens=40"),
@@ -56,8 +61,8 @@ def main(arguments: Sequence[str]) -> None:
     unknown = next((each for each in named if each not in known()), None)
     if unknown:
         raise ValueError(f"experiment {unknown} is unknown; choose among {', '.join(known())}")
-    if name == "real" and not any(text.startswith("model.path=") for text in given):
-        raise ValueError("the set real does not ship with wq; give model.path=DIR and dataset.path=DIR")
+    if name in FOLDERS and not any(text.startswith("model.path=") for text in given):
+        raise ValueError(f"the set {name} does not ship with wq; give {' '.join(placed(name))}")
     settings = [*SETS[name], *given]
     own = dict(text.split("=", 1) for text in arguments if text not in (*words, *given))
     out = Path(own.get("out", RESULTS))

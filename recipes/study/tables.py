@@ -25,6 +25,9 @@ COLUMNS = (
     *("smoothquant", "smoothquant_alphas", "wer", "wer_ci_low", "wer_ci_high"),
     *("wer_delta", "wer_delta_ci_low", "wer_delta_ci_high", "wer_delta_p", "wer_delta_p_holm"),
     *("wer_delta_at_most", "wer_delta_mapsswe_p", "unchanged", "no_worse"),
+    *("wer_capped", "wer_capped_delta", "wer_capped_delta_ci_low", "wer_capped_delta_ci_high"),
+    *("repetition_loops", "kl", "kl_ci_low", "kl_ci_high", "top1_agreement"),
+    *("nll", "nll_delta", "nll_delta_ci_low", "nll_delta_ci_high"),
     *("substitutions", "deletions", "insertions"),
     *("reference_words", "utterances", "cer", "empty_hypotheses", "capped_transcripts"),
     *("linear_bytes", "model_bytes", "bits_per_weight", "kv_cache_bytes", "memory_bytes"),
@@ -34,6 +37,7 @@ PAIR_COLUMNS = (
     *("question", "first", "second", "first_wer", "second_wer"),
     *("wer_delta", "wer_delta_ci_low", "wer_delta_ci_high", "wer_delta_p", "wer_delta_mapsswe_p"),
     *("unchanged", "first_linear_bytes", "second_linear_bytes"),
+    *("first_kl", "second_kl", "kl_delta", "kl_delta_ci_low", "kl_delta_ci_high", "kl_delta_p"),
 )
 
 # What an experiment's points are weighed by, where it is not their layers
@@ -89,6 +93,10 @@ def write_pairs(
             values = (found.scores[0].wer, found.scores[1].wer, compared.delta, compared.low, compared.high)
             values += (compared.p, found.matched.p, compared.unchanged)
             values += (points[first]["linear_bytes"], points[second]["linear_bytes"])
+            if kl := found.by_token.get("kl"):
+                change = kl.change
+                values += (kl.first, kl.second, change.delta, change.low, change.high, change.p)
+            values += (None,) * (len(PAIR_COLUMNS) - 3 - len(values))
             rows.append(dict(zip(PAIR_COLUMNS, (question, first, second, *values), strict=True)))
         elif (question, first, second) in earlier:
             rows.append(earlier[question, first, second])

@@ -282,7 +282,9 @@ class Batch:
         """This row of the batch as it began, with memory for several other texts of so many positions."""
         batch, place = copy(self), self.rows.index(row)
         batch.audio = [
-            KeysValues(*(tensor[place].expand(texts, -1, -1, -1) for tensor in (heard.keys, heard.values)))
+            KeysValues(
+                heard.keys[place].expand(texts, -1, -1, -1), heard.values[place].expand(texts, -1, -1, -1)
+            )
             for heard in self.heard
         ]
         batch.text = empty_caches(self.decoder, "self", texts, positions, self.kv_cache)

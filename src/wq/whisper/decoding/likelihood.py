@@ -171,9 +171,12 @@ def account_of(spellings: Sequence[Sequence[int]], written: Sequence[int], along
     own, *others = along([written, *spellings])
     found = [(cross_entropy(text, logits), text) for text, logits in zip(spellings, others, strict=True)]
     nll, said = min(found, key=lambda each: each[0] / len(each[1]), default=(0.0, ()))
-    texts = (torch.tensor(text, dtype=torch.int32) for text in (said, written))
-    account = Account(*texts, *likeliest(own))
+    account = Account(_int32(said), _int32(written), *likeliest(own))
     return Reading(nll, len(said), 0.0, len(written), len(written), account)
+
+
+def _int32(text: Sequence[int]) -> Tensor:
+    return torch.tensor(text, dtype=torch.int32)
 
 
 def read_against(reference: Account, along: Along) -> Reading:
