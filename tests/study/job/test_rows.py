@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from wq.study.compare.comparison import Side, difference
+from wq.study.job.reading import reading_columns
 from wq.study.job.rows import (
     Outcome,
     difference_columns,
@@ -73,6 +74,7 @@ def test_the_difference_is_that_of_wq_compare():
     columns = difference_columns(point.transcripts, reference, SPEC)
     found = difference(*(Side(each.row, each.transcripts, "") for each in (reference, point)))
     comparison = found.comparison
+    capped = {name: columns.pop(name) for name in list(columns) if name.startswith("wer_capped")}
     assert columns == {
         "wer_delta": comparison.delta,
         "wer_delta_ci_low": comparison.low,
@@ -85,6 +87,49 @@ def test_the_difference_is_that_of_wq_compare():
     }
     assert columns["wer_delta"] == pytest.approx(4 / 14)
     assert columns["unchanged"] == 0  # to the letter; in the same words one is
+    assert capped["wer_capped_delta"] == pytest.approx(4 / 14)  # no utterance has more errors than words
+    assert (
+        capped["wer_capped_delta_ci_low"] <= capped["wer_capped_delta"] <= capped["wer_capped_delta_ci_high"]
+    )
+
+
+LOOP = [*INT4[:4], "stop " * 100]  # 99 errors in an utterance of one word
+
+
+def test_a_loop_counts_as_one_lost_utterance_where_errors_are_capped():
+    reference, point = outcome(FP32), outcome(LOOP)
+    assert point.row["wer"] == pytest.approx((5 + 99) / 14)
+    assert point.row["wer_capped"] == pytest.approx((5 + 1) / 14)
+    assert point.row["wer_capped_ci_high"] <= 1
+    assert (point.row["repetition_loops"], point.row["loop_share"]) == (1, 1 / 4)
+    columns = difference_columns(point.transcripts, reference, SPEC)
+    assert columns["wer_capped_delta"] == pytest.approx((6 - 2) / 14)
+
+
+def read(found: Outcome, **sums: list[float]) -> list[dict]:
+    """Its utterances with so many nats each, over four tokens, or none where they are zero."""
+    rows = [dict(row) for row in found.transcripts]
+    for name, values in sums.items():
+        for row, value in zip(rows, values, strict=True):
+            row |= {name: value, f"{name}_tokens": 4 if value else 0, "agreed": 3 if value else 0}
+    return rows
+
+
+def test_tokens_are_pooled_over_what_is_scored_and_was_read():
+    rows = read(outcome(INT4), nll=[4.0, 8.0, 99.0, 0.0, 12.0], kl=[0.4, 0.8, 9.9, 0.0, 1.2])
+    others = read(outcome(FP32), nll=[2.0, 8.0, 99.0, 0.0, 2.0])
+    columns = reading_columns(rows, others, resamples=300, seed=3)
+    assert columns["kl"] == pytest.approx(2.4 / 12)
+    assert (columns["kl_tokens"], columns["top1_agreement"]) == (12, 9 / 12)
+    assert columns["utterance_kl"] == [0.4, 0.8, 0.0, 1.2]
+    assert columns["utterance_kl_tokens"] == [4, 4, 0, 4]
+    assert columns["nll"] == pytest.approx(2.0)
+    assert columns["nll_delta"] == pytest.approx(1.0)
+    for name in ("kl", "nll", "nll_delta"):
+        assert columns[f"{name}_ci_low"] <= columns[name] <= columns[f"{name}_ci_high"]
+    alone = reading_columns(rows, None, resamples=300, seed=3)
+    assert {name for name in columns if name not in alone} == {name for name in columns if "delta" in name}
+    assert reading_columns(outcome(INT4).transcripts, None, resamples=300, seed=3) == {}  # nothing was read
 
 
 def test_lists_are_neither_metrics_nor_parameters():
