@@ -36,7 +36,7 @@ test: $(VENV)/.developed ## The fast tests
 
 .PHONY: test-slow
 test-slow: $(VENV)/.developed ## Whole commands, exports, footprints and intervals (whole test sets are left to test-all)
-	$(BIN)/pytest -m slow --numprocesses 2 -rs tests/test_main.py tests/study tests/numerics \
+	$(BIN)/pytest -m slow --numprocesses 2 -rs tests/test_main.py tests/test_independent.py tests/study tests/numerics \
 		tests/whisper/export/test_export.py tests/whisper/decoding/test_long_audio.py
 
 .PHONY: test-browser

@@ -1,6 +1,7 @@
 """Models to measure, with what they hear: the shipped one, and geometries of OpenAI's with random weights."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -46,8 +47,13 @@ class Case:
 
 def nano(count: int) -> Case:
     """The shipped model on the clean split of the shipped speech."""
-    whisper = load(locate("wq:nano"))
-    speech = load_speech(DatasetConfig(source="manifest", path="wq:commands", split="clean"), limit=count)
+    return checkpoint(locate("wq:nano"), "wq:commands", "clean", count)
+
+
+def checkpoint(directory: Path, manifest: str, split: str, count: int) -> Case:
+    """A checkpoint on the first utterances of a manifest's split."""
+    whisper = load(directory)
+    speech = load_speech(DatasetConfig(source="manifest", path=manifest, split=split), limit=count)
     audios = [speech.read(index, SAMPLING_RATE) for index in range(len(speech.utterances))]
     rules = decoding_rules(whisper.model, None, whisper.model.config.max_target_positions // 2)
     return Case(
