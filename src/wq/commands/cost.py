@@ -21,12 +21,13 @@ next wider rate that it has. It needs no weights. It takes the settings of a job
   seconds=S       of audio, for an engine that does not pad to the window (the whole window)
   csv=FILE        the same table
 
-Bounds name what more of would help: compute or memory. conf/hardware/ has the profiles and their sources,
+Bounds name what more of would help: compute or memory. Tbitops are 10^12 multiply-adds times the bits of both
+operands. conf/hardware/ has the profiles and their sources,
 docs/memory.md the rules."""
 
 COLUMNS = (
     *("encoder_seconds", "encoder_bound", "token_seconds", "decoder_bound"),
-    *("utterance_seconds", "moved_bytes"),
+    *("utterance_seconds", "moved_bytes", "bit_operations"),
 )
 HEADER = (
     "model",
@@ -38,6 +39,7 @@ HEADER = (
     "bound",
     "utterance ms",
     "moved MB",
+    "Tbitops",
 )
 
 
@@ -68,10 +70,10 @@ def tell(arguments: list[str]) -> None:
             encoder, token, utterance = map(milliseconds, times)
             names = (*point.names, hardware.name)
             moved = f"{cost.moved_bytes / 1e6:.1f}"
-            table.append((*names, encoder, bounds[0], token, bounds[1], utterance, moved))
-            rows.append(
-                (*names, work.tokens, times[0], bounds[0], times[1], bounds[1], times[2], cost.moved_bytes)
-            )
+            bits = f"{cost.bit_operations / 1e12:.2f}"
+            table.append((*names, encoder, bounds[0], token, bounds[1], utterance, moved, bits))
+            counts = cost.moved_bytes, cost.bit_operations
+            rows.append((*names, work.tokens, times[0], bounds[0], times[1], bounds[1], times[2], *counts))
     print(aligned(HEADER, table))
     print("estimated by roofline, not measured")
     leave_table(settings, ("model", "point", "hardware", "tokens", *COLUMNS), rows)

@@ -98,6 +98,54 @@ def test_what_fits_beside_the_units_is_read_once():
     )
 
 
+# --- bit operations --------------------------------------------------------------------------------
+
+
+def bit_operations(*overrides: str) -> dict[str, int]:
+    """By role, of ten tokens."""
+    of = point(*overrides)
+    demand = Demand(of.geometry, of.size, of.spec, workload(of.geometry, tokens=10))
+    found = {product.role: product.bit_operations for product in (*demand.encoder, *demand.decoder)}
+    assert sum(found.values()) == demand.bit_operations == cost(of, SLOW_MEMORY).bit_operations
+    return found
+
+
+@pytest.mark.parametrize(
+    ("overrides", "role", "bits"),
+    [
+        ("format=fp32", "encoder.mlp.fc1", (32, 32)),
+        ("format=fp16", "encoder.mlp.fc1", (16, 16)),
+        ("format=int4", "encoder.mlp.fc1", (4, 16)),
+        ("format=int4 activation=int8_token", "encoder.mlp.fc1", (4, 8)),
+        ("format=nvfp4 activation=nvfp4", "decoder.cross_attn.q", (4, 4)),
+        ("format=fp6_e2m3", "encoder.mlp.fc1", (6, 16)),
+        ("format=int4 roles=[decoder]", "encoder.mlp.fc1", (16, 16)),
+        (
+            "format=int4 activation=int8_token",
+            "encoder.attention",
+            (16, 16),
+        ),  # its own products are not rounded
+        ("format=int4 kv_cache=int8", "encoder.attention", (16, 16)),
+        ("format=int4 kv_cache=int8", "decoder.cross_attention", (16, 8)),
+        ("format=int4 kv_cache=int8 kv_cache.attention=[self]", "decoder.cross_attention", (16, 16)),
+    ],
+)
+def test_bit_operations_are_multiply_adds_times_the_bits_of_both_operands(overrides, role, bits):
+    of = point(*overrides.split())
+    demand = Demand(of.geometry, of.size, of.spec, workload(of.geometry, tokens=10))
+    (macs,) = {product.macs for product in (*demand.encoder, *demand.decoder) if product.role == role}
+    assert bit_operations(*overrides.split())[role] == macs * bits[0] * bits[1]
+
+
+def test_activation_precision_pays_in_bit_operations_and_in_memory():
+    """W4A8 against W4A16, which have the same bytes. Of tiny attention, embedding and convolutions are left."""
+    wide, narrow = (point("format=int4", *more) for more in ([], ["activation=int8_token"]))
+    rows = [columns(each.geometry, each.size, each.spec) for each in (wide, narrow)]
+    assert rows[1]["bit_operations"] < 0.9 * rows[0]["bit_operations"]
+    assert rows[1]["memory_bytes"] < rows[0]["memory_bytes"]
+    assert rows[1]["kv_cache_bytes"] == rows[0]["kv_cache_bytes"]
+
+
 # --- time -----------------------------------------------------------------------------------------
 
 

@@ -14,13 +14,14 @@ from transformers import WhisperForConditionalGeneration
 from wq.commands.memory import tell
 from wq.numerics.fake_quant import quantize
 from wq.numerics.packing import pack_quantized
-from wq.study.resources.footprint import Footprint, footprint, workload
+from wq.study.resources.footprint import Footprint, activation_bits, footprint, workload
 from wq.study.spec.config import FormatOptions, KVCacheConfig
 from wq.study.spec.resolution import resolve_kv_cache
 from wq.whisper.checkpoint.geometry import PUBLIC, Geometry, find_geometry, skeleton
 from wq.whisper.decoding import greedy, onednn
 from wq.whisper.decoding.greedy import Batch, Rules, decode_greedily, encode, encode_rows
 from wq.whisper.decoding.kv_cache import KVQuantizer, Rounding, layer_name
+from wq.whisper.layers.treatment import Treatment
 
 NANO = find_geometry("wq:nano")
 TINY, SMALL = PUBLIC["openai/whisper-tiny"], PUBLIC["openai/whisper-small"]
@@ -128,7 +129,9 @@ def check_cache(
         )
         for caches in (batches[-1].text, batches[-1].audio)
     ]
-    expected = footprint(geometry, 0, scheme, workload(geometry, batch, tokens=tokens), 32)
+    expected = footprint(
+        geometry, 0, Treatment(kv_cache=scheme), workload(geometry, batch, tokens=tokens), 32
+    )
     assert found == [expected.self_attention, expected.cross_attention]
 
 
@@ -151,7 +154,7 @@ def test_caches_of_larger_models(geometry, scheme, batches, monkeypatch):
 
 def test_the_cache_of_a_window_is_mostly_the_audio_s():
     """tiny: 2 tensors, 4 layers, 384 channels, 2 bytes, for 1500 frames and for 4 + 224 tokens."""
-    needed = footprint(TINY, 0, None, workload(TINY))
+    needed = footprint(TINY, 0, Treatment(), workload(TINY))
     assert (needed.cross_attention, needed.self_attention) == (2 * 4 * 384 * 2 * 1500, 2 * 4 * 384 * 2 * 228)
 
 
@@ -163,7 +166,7 @@ def test_bits_of_a_stored_number(format, bits):
     granularity = "group" if format in ("mxfp4", "nvfp4") else "token"
     scheme = resolve_kv_cache(KVCacheConfig(format=format, keys=granularity, values=granularity))
     work = workload(SMALL, batch=8)
-    plain, rounded = (footprint(SMALL, 0, each, work).kv_cache for each in (None, scheme))
+    plain, rounded = (footprint(SMALL, 0, Treatment(kv_cache=each), work).kv_cache for each in (None, scheme))
     tensor_scales = 4 * 2 * 2 * SMALL.decoder_layers if format == "nvfp4" else 0
     assert rounded - tensor_scales == plain * bits / 16
 
@@ -193,7 +196,7 @@ def peak_allocation(run) -> int:
 def test_the_peak_is_what_torch_allocates(geometry, batch, monkeypatch):
     """With torch's own products. Those of oneDNN copy the operands of attention."""
     decode(geometry, 2, batch)
-    predicted = footprint(geometry, 0, None, workload(geometry, batch, tokens=4), 32).total
+    predicted = footprint(geometry, 0, Treatment(), workload(geometry, batch, tokens=4), 32).total
     monkeypatch.setattr(onednn, "encoder_library", lambda: "onednn")
     with_copies = peak_allocation(lambda: decode(geometry, 4, batch))
     monkeypatch.setattr(onednn, "encoder_library", lambda: "torch")
@@ -218,15 +221,32 @@ def test_the_peak_on_a_gpu(batch):
     torch.cuda.reset_peak_memory_stats()
     decode_greedily(model, encode_rows(model, features), batch, rules)
     measured = torch.cuda.max_memory_allocated()
-    predicted = footprint(TINY, workspace, None, workload(TINY, batch, tokens=32)).total
+    predicted = footprint(TINY, workspace, Treatment(), workload(TINY, batch, tokens=32)).total
     assert predicted == pytest.approx(measured, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("rounded", "bits"),
+    [
+        ({}, 10 * 16),  # the residual stream, its copy, and fc1's output before and after GELU
+        ({"mlp.fc2": 8}, (1 + 1 + 4) * 16 + 4 * 8),
+        ({"mlp.fc1": 8, "mlp.fc2": 8}, (1 + 4) * 16 + 5 * 8),
+        ({"mlp.fc1": 4, "mlp.fc2": 4}, 7 * 16),  # then attention's step is the largest
+        ({"mlp.fc1": 4, "mlp.fc2": 4, "self_attn.q": 4, "self_attn.out": 4}, (1 + 4) * 16 + 5 * 4),
+    ],
+)
+def test_rounded_inputs_are_held_as_they_are_rounded(rounded, bits):
+    """tiny, by hand: bits of a position of an encoder layer, by the width of the model."""
+    inputs = {f"encoder.{role}": width for role, width in rounded.items()}
+    features = 2 * 1500 * 80 * 16
+    assert activation_bits(TINY, workload(TINY), inputs) == features + 1500 * 384 * bits
 
 
 # --- how it grows ---------------------------------------------------------------------------------
 
 
 def total(**settings) -> Footprint:
-    return footprint(SMALL, 1000, None, workload(SMALL, **settings))
+    return footprint(SMALL, 1000, Treatment(), workload(SMALL, **settings))
 
 
 def test_what_grows_with_what():
@@ -245,7 +265,7 @@ def test_what_grows_with_what():
 
 def test_many_hypotheses_are_dominated_by_their_logits():
     few = workload(NANO, beams=1, seconds=0.1)
-    assert footprint(TINY, 0, None, workload(TINY, beams=400)).activations == 2 * (
+    assert footprint(TINY, 0, Treatment(), workload(TINY, beams=400)).activations == 2 * (
         2 * 1500 * 80 + 400 * (384 + 51865)
     )
     assert few.positions == 5

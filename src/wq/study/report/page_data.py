@@ -13,7 +13,7 @@ from wq.study.score import wer
 from wq.study.store.results import Row
 
 # What a point's size may be on the page; its standing may differ between them.
-SIZES = ("linear_bytes", "model_bytes", "bits_per_weight", "memory_bytes", "moved_bytes")
+SIZES = ("linear_bytes", "model_bytes", "bits_per_weight", "memory_bytes", "moved_bytes", "bit_operations")
 
 COMPUTED = (
     "on_front",

@@ -29,13 +29,15 @@ STEP_ROLES = (
 
 
 class Product(NamedTuple):
-    """The matrix products of one role for an utterance: multiply-adds, and bytes that come from memory or go
-    there."""
+    """The matrix products of one role for an utterance: multiply-adds, bytes that come from memory or go
+    there, and bit operations: multiply-adds times the bits of both operands, scales left out, as an array of
+    one-bit multipliers would do them (BOPs, Baskin et al. 2018, arXiv:1804.10969)."""
 
     role: str
     kind: str
     macs: int
     bytes: int
+    bit_operations: int
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class Estimate:
     decoder: Phase
     tokens: int
     moved_bytes: int
+    bit_operations: int
 
     @property
     def token_seconds(self) -> float:
@@ -104,22 +107,18 @@ class Demand:
         geometry, positions = self.geometry, self.work.positions
         d_model, layers = geometry.d_model, geometry.encoder_layers
         linears = [role for role in LINEAR_ROLES if role.startswith("encoder.")]
+        spilled = self._spilled(4 * positions * d_model * self.plain_bits // 8)
         rest = self._stored("encoder.positions") + self._stored("encoder.rest")
         return [
             self._encode("conv.conv1", 1, 2 * positions, KERNEL * geometry.num_mel_bins, d_model),
             self._encode("conv.conv2", 1, positions, KERNEL * d_model, d_model),
             *(self._encode(role, layers, positions, *self._shape(role)) for role in linears),
-            Product(
-                "encoder.attention",
-                self.plain,
-                2 * layers * positions**2 * d_model,
-                layers * self._spilled(4 * positions * d_model * self.plain_bits // 8),
-            ),
+            self._attend("encoder.attention", 2 * layers * positions**2 * d_model, layers * spilled),
             *(
                 self._encode(role, geometry.decoder_layers, positions, d_model, d_model)
                 for role in CROSS_CACHE_ROLES
             ),
-            Product("encoder.rest", self.plain, 0, rest + self._cache("cross", positions)),
+            Product("encoder.rest", self.plain, 0, rest + self._cache("cross", positions), 0),
         ]
 
     @cached_property
@@ -139,20 +138,29 @@ class Demand:
                 multiplied[role] = layers * fed * inputs * outputs
         own_reads = own if stays else sum(self._cache("self", fed - step) for step in range(tokens))
         return [
-            *(
-                Product(role, self._kind(role), macs, reads * self._stored(role))
-                for role, macs in multiplied.items()
-            ),
-            Product(
-                "decoder.self_attention", self.plain, layers * d_model * fed * (fed + 1), own + own_reads
-            ),
-            Product(
-                "decoder.cross_attention",
-                self.plain,
-                2 * layers * d_model * fed * self.work.positions,
-                reads * audio,
+            *(self._linear(role, macs, reads * self._stored(role)) for role, macs in multiplied.items()),
+            self._attend("decoder.self_attention", layers * d_model * fed * (fed + 1), own + own_reads),
+            self._attend(
+                "decoder.cross_attention", 2 * layers * d_model * fed * self.work.positions, reads * audio
             ),
         ]
+
+    def _linear(self, role: str, macs: int, moved: int) -> Product:
+        weights, inputs = self._bits(role)
+        return Product(role, self._kind(role), macs, moved, macs * weights * inputs)
+
+    def _attend(self, role: str, macs: int, moved: int) -> Product:
+        """Queries with keys and weights with values: as many multiply-adds of each. Keys and values have the
+        bits that they are kept in."""
+        cache = self.spec.treatment.kv_cache
+        is_kept = cache is not None and role in (f"decoder.{each}_attention" for each in cache.attention)
+        kept = [cache.keys.format.bits, cache.values.format.bits] if is_kept and cache else []
+        each = sum(kept or [2 * self.plain_bits])
+        return Product(role, self.plain, macs, moved, macs // 2 * self.plain_bits * each)
+
+    @property
+    def bit_operations(self) -> int:
+        return sum(product.bit_operations for product in (*self.encoder, *self.decoder))
 
     @property
     def moved_bytes(self) -> int:
@@ -160,11 +168,10 @@ class Demand:
 
     def _encode(self, role: str, layers: int, positions: int, inputs: int, outputs: int) -> Product:
         """Weights that are read once for an utterance."""
-        format = self._inputs.get(role)
-        activations = positions * (inputs * (format.bits if format else self.plain_bits)) // 8
+        activations = positions * inputs * self._bits(role)[1] // 8
         activations += positions * outputs * self.plain_bits // 8
         moved = self._stored(role) + layers * self._spilled(activations)
-        return Product(role, self._kind(role), layers * positions * inputs * outputs, moved)
+        return self._linear(role, layers * positions * inputs * outputs, moved)
 
     def _shape(self, role: str) -> tuple[int, int]:
         """Inputs and outputs of a linear layer."""
@@ -181,6 +188,14 @@ class Demand:
     def _inputs(self) -> Mapping[str, Format]:
         activations = by_role(self.spec.treatment.activations)
         return {role: each.quantizer.format for role, each in activations.items()}
+
+    def _bits(self, role: str) -> tuple[int, int]:
+        """Of an element of a role's weights, and of one of its inputs."""
+        weights, inputs = (formats.get(role) for formats in (self._weights, self._inputs))
+        return (
+            weights.bits if weights else self.plain_bits,
+            inputs.bits if inputs else self.plain_bits,
+        )
 
     def _kind(self, role: str) -> str:
         kinds = (
@@ -203,7 +218,7 @@ def estimate(geometry: Geometry, size: Size, spec: Spec, work: Workload, hardwar
     """The roofline estimate of one utterance. Raises ValueError where the hardware cannot multiply so."""
     demand = Demand(geometry, size, spec, work, hardware.on_chip * 1e6)
     encoder, decoder = (_phase(products, hardware) for products in (demand.encoder, demand.decoder))
-    return Estimate(encoder, decoder, work.tokens, demand.moved_bytes)
+    return Estimate(encoder, decoder, work.tokens, demand.moved_bytes, demand.bit_operations)
 
 
 def _phase(products: list[Product], hardware: Hardware) -> Phase:
@@ -225,9 +240,11 @@ def columns(geometry: Geometry, size: Size, spec: Spec) -> dict[str, int]:
     """The columns of an evaluated point's row: one utterance of a whole window, decoded greedily up to the
     token limit."""
     work = workload(geometry, tokens=spec.max_new_tokens)
-    needed = footprint(geometry, size.model_bytes, spec.treatment.kv_cache, work, plain_bits(spec))
+    needed = footprint(geometry, size.model_bytes, spec.treatment, work, plain_bits(spec))
+    demand = Demand(geometry, size, spec, work)
     return {
         "kv_cache_bytes": needed.kv_cache,
         "memory_bytes": needed.total,
-        "moved_bytes": Demand(geometry, size, spec, work).moved_bytes,
+        "moved_bytes": demand.moved_bytes,
+        "bit_operations": demand.bit_operations,
     }

@@ -4,12 +4,15 @@ What a deployment needs that stores what the point says it stores, and computes 
 measures instead what this process takes, whose weights are float32 whatever their format.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from wq.numerics.effective import Quantizer
 from wq.numerics.storage import storage
 from wq.whisper.checkpoint.geometry import POSITIONS_PER_SECOND, Geometry
-from wq.whisper.layers.schemes import SELF_ATTENTION_BLOCK, KVCache
+from wq.whisper.layers.schemes import SELF_ATTENTION_BLOCK, KVCache, by_role
+from wq.whisper.layers.treatment import Treatment
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ class Footprint:
 def footprint(
     geometry: Geometry,
     weight_bytes: int,
-    kv_cache: KVCache | None,
+    treatment: Treatment,
     work: Workload,
     plain_bits: int = 16,
 ) -> Footprint:
@@ -101,12 +104,13 @@ def footprint(
     Self-attention holds room for the prompt and all tokens of every hypothesis. Cross-attention holds the
     audio of every utterance once: its hypotheses share it.
     """
-    held = geometry.prompt_length + work.tokens
+    held, kv_cache = geometry.prompt_length + work.tokens, treatment.kv_cache
+    inputs = {role: each.quantizer.format.bits for role, each in by_role(treatment.activations).items()}
     return Footprint(
         weights=weight_bytes,
         self_attention=cache_bytes(geometry, kv_cache, "self", work.rows, held, plain_bits),
         cross_attention=cache_bytes(geometry, kv_cache, "cross", work.batch, work.positions, plain_bits),
-        activations=activation_elements(geometry, work) * plain_bits // 8,
+        activations=activation_bits(geometry, work, inputs, plain_bits) // 8,
     )
 
 
@@ -148,25 +152,35 @@ def _plain_bytes(shape: tuple[int, int, int, int], bits: int) -> int:
     return rows * heads * positions * head_size * bits // 8
 
 
-def activation_elements(geometry: Geometry, work: Workload) -> int:
-    """Most elements that are alive at once beside weights, keys and values.
+def activation_bits(
+    geometry: Geometry, work: Workload, inputs: Mapping[str, int] | None = None, plain_bits: int = 16
+) -> int:
+    """Most bits that are alive at once beside weights, keys and values.
 
     Of an engine as PyTorch is one: attention without its matrix of scores, a new output for every operation.
     The features, and the largest of an encoder layer's steps, of the convolutions, of the decoder's first
-    step over the prompt, and of the logits.
+    step over the prompt, and of the logits. What a linear layer reads is held as it is rounded: `inputs` are
+    the bits of an element by role, without their scales.
     """
     features = work.batch * 2 * work.positions * geometry.num_mel_bins
     convolution = (
         2 * 2 * geometry.d_model
     )  # two positions of the first one's output for each of the encoder's
-    encoder = work.batch * work.positions * max(convolution, _layer_width(geometry, geometry.encoder_ffn_dim))
-    prompt = geometry.prompt_length * _layer_width(geometry, geometry.decoder_ffn_dim)
-    logits = geometry.d_model + geometry.vocab_size
-    return features + max(encoder, work.rows * max(prompt, logits))
+    width = partial(_layer_bits, geometry.d_model, inputs or {}, plain_bits)
+    encoder = max(convolution * plain_bits, width("encoder", geometry.encoder_ffn_dim))
+    prompt = geometry.prompt_length * width("decoder", geometry.decoder_ffn_dim)
+    logits = (geometry.d_model + geometry.vocab_size) * plain_bits
+    decoder = work.rows * max(prompt, logits)
+    return features * plain_bits + max(work.batch * work.positions * encoder, decoder)
 
 
-def _layer_width(geometry: Geometry, feed_forward: int) -> int:
-    """Most elements alive for one position of a layer: the residual stream and its normalised copy, and
-    beside them q, k, v, what they give, and its projection; or fc1's output before and after GELU."""
-    d_model = geometry.d_model
-    return 2 * d_model + max(5 * d_model, 2 * feed_forward)
+def _layer_bits(d_model: int, inputs: Mapping[str, int], plain: int, part: str, feed_forward: int) -> int:
+    """Most bits alive for one position of a layer: the residual stream and its normalised copy, and beside
+    them q, k, v, what they give, and its projection; or fc1's output before and after GELU."""
+
+    def read(role: str) -> int:
+        return inputs.get(f"{part}.{role}", plain)
+
+    attention = d_model * (read("self_attn.q") + 3 * plain + read("self_attn.out") + plain)
+    mlp = d_model * read("mlp.fc1") + feed_forward * (plain + read("mlp.fc2"))
+    return d_model * plain + max(attention, mlp)

@@ -38,7 +38,7 @@ class Point:
 
     def footprint(self, work: Workload) -> Footprint:
         return footprint(
-            self.geometry, self.size.model_bytes, self.spec.treatment.kv_cache, work, plain_bits(self.spec)
+            self.geometry, self.size.model_bytes, self.spec.treatment, work, plain_bits(self.spec)
         )
 
 

@@ -115,6 +115,12 @@ COLUMNS = (
     Column("kv_cache_bytes", "bytes", "keys and values of one utterance, by formula", METRIC),
     Column("memory_bytes", "bytes", "weights, KV cache and activation peak, by formula", METRIC),
     Column("moved_bytes", "bytes", "read and written for one utterance, by formula", METRIC),
+    Column(
+        "bit_operations",
+        "",
+        "of one utterance, by formula: multiply-adds times the bits of both operands",
+        METRIC,
+    ),
     Column("peak_memory_bytes", "bytes", "measured: CUDA's peak, or the resident set", METRIC),
     # How it went
     Column("load_seconds", "s", "to load the model; null where it was in memory"),

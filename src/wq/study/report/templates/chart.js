@@ -6,6 +6,7 @@ const SIZES = [
   { column: "bits_per_weight", title: "Bits per weight", unit: 1 },
   { column: "memory_bytes", title: "Memory footprint, MB", unit: 1e-6 },
   { column: "moved_bytes", title: "Moved per utterance, MB (estimate)", unit: 1e-6 },
+  { column: "bit_operations", title: "Bit operations of an utterance, 10^12", unit: 1e-12 },
 ];
 const RATES = [
   { column: "wer", title: "Word error rate, %", unit: 100, read: (row) => row.wer },

@@ -22,6 +22,7 @@ const COLUMNS = [
   size("memory_bytes", "Memory MB", "by formula: weights, KV cache and activations"),
   size("kv_cache_bytes", "KV MB", "of self- and cross-attention", true),
   size("moved_bytes", "Moved MB", "estimated bytes that an utterance moves", true),
+  { ...number("bit_operations", "Tbitops", "multiply-adds of an utterance times the bits of both operands, 10^12", 2, true), text: (row) => decimal(row.bit_operations / 1e12, 2) },
   rate("wer_capped", "Capped %", "WER with at most as many errors of an utterance as it has words, so that a loop counts as one lost utterance", true),
   rate("top1_agreement", "Top 1 %", "tokens of the reference's transcripts that are the likeliest here too", true),
   number("nll", "nll", "cross entropy of the words that were said, nats per token", 4, true),
