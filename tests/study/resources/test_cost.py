@@ -138,7 +138,7 @@ def test_bit_operations_are_multiply_adds_times_the_bits_of_both_operands(overri
 
 
 def test_activation_precision_pays_in_bit_operations_and_in_memory():
-    """W4A8 against W4A16, which have the same bytes. Of tiny attention, embedding and convolutions are left."""
+    """W4A8 against W4A16, which have the same bytes."""
     wide, narrow = (point("format=int4", *more) for more in ([], ["activation=int8_token"]))
     rows = [columns(each.geometry, each.size, each.spec) for each in (wide, narrow)]
     assert rows[1]["bit_operations"] < 0.9 * rows[0]["bit_operations"]
