@@ -30,7 +30,7 @@ MEANINGS = {  # of the measures of a front
     "wer_capped": "word errors, of which no utterance counts with more than it has words",
     "wer": "word errors",
 }
-MANY = 150  # points: beyond, chart.js draws the front's intervals alone
+MANY = 20  # points: beyond, chart.js draws the front's intervals alone
 
 
 def render(title: str, selection: Selection) -> str:

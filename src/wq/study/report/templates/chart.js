@@ -26,7 +26,9 @@ const SHAPES = [
   "M-5,-5L5.5,0L-5,5L-2,0z", // arrow
 ];
 const MARGIN = { left: 58, right: 22, top: 16, bottom: 48 };
-const MANY = 150; // points: beyond, intervals are drawn for the front alone, and for what is pointed at
+const MANY = 20; // points: beyond, intervals are drawn for the front alone, and for what is pointed at
+const BREAK = 74; // pixels beyond the axis for a reference that would take most of it
+const FAR = 1.5; // times the largest other point
 const REACH = 22; // pixels
 
 const ratesWith = (rows) => RATES.filter(({ read }) => rows.some((row) => isNumber(read(row))));
@@ -85,10 +87,16 @@ class Chart {
   }
 
   place() {
-    this.x = sizeAxis(this.points.map((point) => point.size));
-    this.y = (this.view.rate.isLog ? logAxis : rateAxis)(this.points.flatMap(({ rate, low, high }) => [rate, ...(this.points.length > MANY ? [] : [low, high])]).filter((end) => end !== null));
-    const [width, height] = [this.width - MARGIN.left - MARGIN.right, this.height - MARGIN.top - MARGIN.bottom];
-    this.across = (value) => MARGIN.left + width * this.x.place(value);
+    const reference = this.points.find(({ row }) => row.is_reference);
+    const others = this.points.filter((point) => point !== reference);
+    const isFar = this.groups.length === 1 && reference && others.length && reference.size > FAR * Math.max(...others.map(({ size }) => size));
+    this.beyond = isFar ? reference : null;
+    this.x = sizeAxis((isFar ? others : this.points).map((point) => point.size));
+    const hasBar = (point) => this.points.length <= MANY || point.onFront;
+    this.y = (this.view.rate.isLog ? logAxis : rateAxis)(this.points.flatMap((point) => [point.rate, ...(hasBar(point) ? [point.low, point.high] : [])]).filter((end) => end !== null));
+    this.right = this.width - MARGIN.right - (isFar ? BREAK : 0);
+    const [width, height] = [this.right - MARGIN.left, this.height - MARGIN.top - MARGIN.bottom];
+    this.across = (value) => (isFar && value === reference.size ? this.right + BREAK / 2 : MARGIN.left + width * this.x.place(value));
     this.up = (value) => MARGIN.top + height * (1 - Math.max(0, Math.min(1, this.y.place(value))));
     for (const point of this.points) Object.assign(point, { left: this.across(point.size), top: this.up(point.rate) });
   }
@@ -136,6 +144,10 @@ class Chart {
       if (top - at < 14) continue;
       group.append(drawn("text", { x: MARGIN.left - 8, y: at + 4, "text-anchor": "end" }, tickText(tick)));
       top = at;
+    }
+    if (this.beyond) {
+      for (const at of [this.right + 8, this.right + 13]) group.append(drawn("line", { x1: at - 3, x2: at + 3, y1: bottom + 6, y2: bottom - 6, class: "break" }));
+      group.append(drawn("text", { x: this.beyond.left, y: bottom + 18, "text-anchor": "middle" }, tickText(this.beyond.size)));
     }
     group.append(
       drawn("text", { x: (MARGIN.left + width - MARGIN.right) / 2, y: height - 8, "text-anchor": "middle", class: "title" }, this.view.size.title),

@@ -7,11 +7,19 @@ function showDetails(row, scene) {
   document.getElementById("details-body").replaceChildren(
     element("p", { class: "note" }, "The command that makes this point again:"),
     element("pre", { id: "details-command" }, plain(row.command) || "not recorded"),
+    ...exporting(row),
     element("div", { class: "halves" }, facts("Configuration", settingsOf(row)), facts("Results", resultsOf(row))),
     ...roles(row), ...utterances(row, scene), everything(row),
   );
   details.showModal();
   details.scrollTop = 0;
+}
+
+// The command that writes its packed checkpoint, where it rounds weights.
+function exporting(row) {
+  const settings = plain(row.command).match(/^python -m wq\.main (.+)$/)?.[1];
+  if (!settings || row.is_reference || plain(row.format) === "fp32") return [];
+  return [element("p", { class: "note" }, "And the one that writes its packed checkpoint:"), element("pre", { id: "details-export" }, `wq export ${settings} out=DIR`)];
 }
 
 function facts(title, pairs) {

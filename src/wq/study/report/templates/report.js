@@ -58,6 +58,21 @@ function legend(rows, hidden, change) {
   return element("ul", { class: "legend", "aria-label": "Formats and activation schemes: press to hide or show" }, ...entries);
 }
 
+// What the marks mean, those that there are: [standing or kind, words, how it is drawn].
+const KEY = [
+  ["on", "on the front"], ["equivalent", "not inferior either, with more bytes"], ["undecided", "undecided: more speech would tell"],
+  ["off", "off: one of no more bytes is better, or the reference"], ["broken", "broken: hardly a word right"],
+];
+function key(rows, isAlone) {
+  const marks = KEY.filter(([standing]) => rows.some((row) => row.front === standing))
+    .map(([standing, words]) => [drawn("g", { class: "marks" }, drawn("path", { d: SHAPES[0], class: standing })), words]);
+  if (rows.some((row) => row.is_recommended)) marks.push([drawn("circle", { class: "ring", r: 6 }), "recommended"]);
+  if (isAlone && rows.some((row) => row.is_reference)) marks.push([drawn("path", { class: "dashes", d: "M-9,0H9" }), "the reference"]);
+  marks.push([drawn("path", { class: "steps", d: "M-9,-5H0V4H9" }), "front of the estimates"]);
+  return element("ul", { class: "key", "aria-label": "What the marks mean" },
+    ...marks.map(([mark, words]) => element("li", {}, drawn("svg", { viewBox: "-10 -8 20 16", "aria-hidden": "true" }, mark), words)));
+}
+
 // Chart, legend and axis switches in a section; gives the chart and what says which rows are shown.
 function chartIn(section, groups, first, onPoint, changed) {
   const rows = groups.flatMap((group) => group.rows);
@@ -74,6 +89,7 @@ function chartIn(section, groups, first, onPoint, changed) {
     select("Size", sizes, (size) => { view.size = size; chart.draw(); }),
     select("Error", rates, (rate) => { view.rate = rate; chart.draw(); }));
   figure.before(legend(rows, hidden, update));
+  figure.after(key(rows, groups.length === 1));
   return { chart, isShown, match: (test) => { matches = test; update(); } };
 }
 
@@ -98,7 +114,8 @@ function scene(section, { rows, size_column: first }) {
   const drawing = chartIn(section, [{ name: "", rows }], first, onPoint, changed);
   table = new Table(section.querySelector(".scroll"), rows, open, (row) => drawing.chart.highlight(row));
   const typed = element("input", { type: "search", placeholder: "int4 group=32 wer<0.05", "aria-label": "Filter the points: words, or comparisons such as wer<0.05", oninput: () => drawing.match(matcher(typed.value)) });
-  section.querySelector(".filter").append(element("label", {}, "Filter ", typed), count);
+  const all = element("input", { type: "checkbox", onchange: () => table.few(!all.checked) });
+  section.querySelector(".filter").append(element("label", {}, "Filter ", typed), element("label", {}, all, " all columns"), count);
   changed();
   section.querySelector(".multiples").append(...multiples(rows, look, open));
 }

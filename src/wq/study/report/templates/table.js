@@ -2,21 +2,21 @@
 
 const COLUMNS = [
   { title: "Point", column: "point", meaning: "its name; ● on the front, ◐ not inferior, ○ undecided, × broken; the recommended one says so", read: nameOf, text: nameOf },
-  ...Object.entries(SETTINGS).map(([column, title]) => ({ title, column, setting: true, read: (row) => row[column] ?? null, text: (row) => plain(row[column]) })),
   rate("wer", "WER %", "word error rate, pooled over the test set"),
-  ends("wer", "bootstrap over utterances", percent),
+  { ...ends("wer", "bootstrap over utterances", percent), minor: true },
   { title: "Change", column: "wer_delta", meaning: "WER minus the reference's, in percentage points", read: (row) => row.wer_delta ?? null,
     text: (row) => (row.is_reference ? "reference" : signed(row.wer_delta)) },
   ends("wer_delta", "of the change: paired bootstrap over utterances", signed),
   { ...number("kl", "kl", "divergence from the reference, in thousandths of a nat per token of its transcripts", 3), text: (row) => thousandths(row.kl) },
   { ...ends("kl", "of kl: bootstrap over utterances", thousandths), minor: true },
-  { ...rate("wer_delta_at_most", "At most", "how much worse than the reference it is at most, in percentage points: holds for all points together, and is what the margin is compared with"), text: (row) => signed(row.wer_delta_at_most) },
-  number("wer_delta_p", "p", "two-sided, that nothing changed; not corrected for the number of points", 4),
-  number("wer_delta_p_holm", "p Holm", "the same, corrected for the number of points", 4),
   number("wer_delta_mapsswe_p", "p MAPSSWE", "the matched-pairs test of NIST over segments; not corrected", 4, true),
-  { title: "Front", column: "front", meaning: "on: the smallest that is not inferior to the reference, or better than every other of no more bytes by the measure that the page names; equivalent: not inferior either, with more bytes; off: worse than one of no more bytes, or than the reference; broken: hardly a word right", read: (row) => row.front, text: (row) => row.front, setting: true },
   size("linear_bytes", "Linear MB", "linear layers with their scales, 10^6 bytes"),
+  { title: "Front", column: "front", meaning: "on: the smallest that is not inferior to the reference, or better than every other of no more bytes by the measure that the page names; equivalent: not inferior either, with more bytes; off: worse than one of no more bytes, or than the reference; broken: hardly a word right", read: (row) => row.front, text: (row) => row.front, setting: true },
+  ...Object.entries(SETTINGS).map(([column, title]) => ({ title, column, setting: true, read: (row) => row[column] ?? null, text: (row) => plain(row[column]) })),
   number("bits_per_weight", "Bits/weight", "of the linear layers, scales included", 3),
+  { ...rate("wer_delta_at_most", "At most", "how much worse than the reference it is at most, in percentage points: holds for all points together, and is what the margin is compared with", true), text: (row) => signed(row.wer_delta_at_most) },
+  number("wer_delta_p", "p", "two-sided, that nothing changed; not corrected for the number of points", 4, true),
+  number("wer_delta_p_holm", "p Holm", "the same, corrected for the number of points", 4, true),
   size("model_bytes", "Model MB", "the whole checkpoint, 10^6 bytes"),
   number("compression_ratio", "Ratio", "the whole checkpoint at fp16 over this one", 2),
   size("memory_bytes", "Memory MB", "by formula: weights, KV cache and activations"),
@@ -81,7 +81,7 @@ class Table {
     this.heads = new Map(this.columns.map((column, n) => [column, heads[n]]));
     this.lines = new Map(rows.map((row) => [row, this.line(row, onOpen, onPoint)]));
     this.body = element("tbody", {}, ...this.lines.values());
-    place.append(element("table", {}, element("thead", {}, element("tr", {}, ...heads)), this.body));
+    place.append(this.table = element("table", { class: "few" }, element("thead", {}, element("tr", {}, ...heads)), this.body));
   }
 
   line(row, onOpen, onPoint) {
@@ -90,8 +90,11 @@ class Table {
     if (mark) name.append(" ", element("i", { title: STANDINGS[row.front] }, mark));
     if (row.is_recommended) name.append(" ", element("b", {}, "recommended"));
     const cells = this.columns.slice(1).map((column) => element("td", { class: classes(column) }, column.text(row)));
-    return element("tr", { class: mark === "●" ? "front" : null, onpointerenter: () => onPoint(row), onpointerleave: () => onPoint(null) }, name, ...cells);
+    return element("tr", { class: mark === "●" ? "front" : null, onclick: (event) => event.target.closest("button") || String(getSelection()) || onOpen(row), onpointerenter: () => onPoint(row), onpointerleave: () => onPoint(null) }, name, ...cells);
   }
+
+  // Without the columns that few read.
+  few(isSo) { this.table.classList.toggle("few", isSo); }
 
   sort(column) {
     const head = this.heads.get(column);
