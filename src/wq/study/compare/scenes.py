@@ -18,7 +18,8 @@ from wq.study.score.statistics import holm
 Row = dict[str, Any]
 
 SCENE = ("model", "dataset", "split", "limit")  # tells scenes apart where rows name no reference
-TOLD_APART = ("max_new_tokens", "long_audio", "seed", "resamples")  # and the reference, where these are alike
+# and the reference, where these are alike
+TOLD_APART = ("max_new_tokens", "long_audio", "window", "seed", "resamples")
 BROKEN_FROM = 0.9  # WER: with a tenth of the words right at most, where an empty transcript would have 1
 BEYOND_LINEAR = ("conv", "embedding", "*")  # roles with any of these in them are not of linear layers alone
 

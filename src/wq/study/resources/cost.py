@@ -222,9 +222,9 @@ def _times(products: list[Product], hardware: Hardware) -> Iterator[tuple[float,
 
 
 def columns(geometry: Geometry, size: Size, spec: Spec) -> dict[str, int]:
-    """The columns of an evaluated point's row: one utterance of a whole window, decoded greedily up to the
-    token limit."""
-    work = workload(geometry, tokens=spec.max_new_tokens)
+    """The columns of an evaluated point's row: one utterance of a whole window, or of the one that the spec
+    shortens it to, decoded greedily up to the token limit."""
+    work = workload(geometry, tokens=spec.max_new_tokens, seconds=spec.window)
     needed = footprint(geometry, size.model_bytes, spec.treatment.kv_cache, work, plain_bits(spec))
     return {
         "kv_cache_bytes": needed.kv_cache,
