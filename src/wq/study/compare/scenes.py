@@ -17,9 +17,8 @@ from wq.study.score.statistics import holm
 
 Row = dict[str, Any]
 
-SCENE = ("model", "dataset", "split", "limit")  # tells scenes apart where rows name no reference
-# and the reference, where these are alike
-TOLD_APART = ("max_new_tokens", "long_audio", "window", "seed", "resamples")
+SCENE = ("model", "dataset", "split", "limit", "window")  # tells scenes apart where rows name no reference
+TOLD_APART = ("max_new_tokens", "long_audio", "seed", "resamples")  # and the reference, where these are alike
 BROKEN_FROM = 0.9  # WER: with a tenth of the words right at most, where an empty transcript would have 1
 BEYOND_LINEAR = ("conv", "embedding", "*")  # roles with any of these in them are not of linear layers alone
 
@@ -47,10 +46,11 @@ class Scene:
 
     @property
     def test_set(self) -> str:
-        dataset, split, limit = (self.rows[0].get(column) for column in ("dataset", "split", "limit"))
+        dataset, split, limit, window = (self.rows[0].get(column) for column in SCENE[1:])
         named = " ".join(str(part) for part in (dataset, split) if part is not None)
         limited = f"{limit} utterances at most" if limit is not None else None
-        return ", ".join(filter(None, (named, limited)))
+        shortened = f"windows of {window} s" if window is not None else None
+        return ", ".join(filter(None, (named, limited, shortened)))
 
     @cached_property
     def size_column(self) -> str:
