@@ -78,7 +78,7 @@ def test_a_point_and_its_reference_hear_one_window_whatever_the_batch(here, empt
     for more in (("batch_size=1",), ("batch_size=3", "drafting=false", "reuse=false", "rerun=true")):
         done = here(run_jobs, *setting, *more)
         assert done.returncode == 0, done.stderr
-        rows = [json.loads(path.read_text()) for path in Path().rglob("result.json")]
+        rows = [json.loads(path.read_text()) for path in Path("job0").rglob("result.json")]
         assert [row["window"] for row in rows] == [4, 4]
         transcripts.append((Path("job0") / "hypotheses.jsonl").read_text())
     assert transcripts[0] == transcripts[1]
