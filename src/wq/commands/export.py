@@ -128,6 +128,8 @@ def notices(spec: "Spec", contents: Any) -> list[str]:
     found = []
     if spec.treatment.kv_cache:
         found.append(f"kv_cache={spec.kv_cache_name} is for the engine to do; the files hold weights")
+    if spec.window is not None:
+        found.append(f"window={spec.window} is for the engine to do; the files hold the whole model")
     if spec.treatment.activations and contents.layout == "wq":
         found.append(f"activation={spec.activation_name} is told in the file, and for its reader to do")
     if contents.rounded:

@@ -1,6 +1,9 @@
 """A whole spec on a model: what is calibrated, what a job records of it, and what is refused."""
 
 import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -50,6 +53,35 @@ def test_static_ranges_are_of_the_layers_that_need_them(nano):
     dynamic, _ = spec_of("activation=int8_token")
     with under(nano, dynamic) as state:
         assert not state.ranges
+
+
+@pytest.mark.usefixtures("cache")
+def test_calibration_hears_the_window_of_its_point(nano):
+    """Statistics of a window are never those of another, in memory or kept."""
+    spec, speech = spec_of("activation=int8_tensor")
+    name = "model.encoder.layers.0.self_attn.k_proj"
+    full, short = (
+        Statistics(nano, each, speech)(spec.treatment)[name] for each in (spec, replace(spec, window=3))
+    )
+    kept = Statistics(nano, spec, speech)
+    assert torch.equal(kept(spec.treatment)[name].channel_max, full.channel_max)
+    assert kept.seconds is None
+    assert short.tokens == full.tokens  # of speech
+    assert not torch.equal(short.channel_max, full.channel_max)  # the rest is silence
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_point_and_its_reference_hear_one_window_whatever_the_batch(here, empty_store):
+    shutil.copy(empty_store, ".")
+    setting = ("window=auto", "dataset.split=clean", "activation=int8_tensor", *FEW)
+    transcripts = []
+    for more in (("batch_size=1",), ("batch_size=3", "drafting=false", "reuse=false", "rerun=true")):
+        done = here(run_jobs, *setting, *more)
+        assert done.returncode == 0, done.stderr
+        rows = [json.loads(path.read_text()) for path in Path("job0").rglob("result.json")]
+        assert [row["window"] for row in rows] == [4, 4]
+        transcripts.append((Path("job0") / "hypotheses.jsonl").read_text())
+    assert transcripts[0] == transcripts[1]
 
 
 @pytest.mark.usefixtures("cache")

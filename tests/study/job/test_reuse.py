@@ -122,8 +122,8 @@ def test_models_and_speech_are_told_apart():
     for name in ("model", "dataset"):
         other = replace(spec, **{name: Content("nano", "another")})
         assert set(reads(other)).isdisjoint(reads(spec))
-    chunked = replace(spec, long_audio="chunk")
-    assert set(reads(chunked)).isdisjoint(reads(spec))
+    for change in ({"long_audio": "chunk"}, {"window": 3}):
+        assert set(reads(replace(spec, **change))).isdisjoint(reads(spec))
     assert encoder_spec(encoder_spec(spec)) == encoder_spec(spec)
 
 

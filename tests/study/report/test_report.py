@@ -218,6 +218,7 @@ def test_titles_say_in_what_scenes_differ():
             compared("int4", 1, "cccccccc", seed=1, max_new_tokens=None, resamples=100),
             compared("int4", 1, "dddddddd", seed=1, max_new_tokens=None, resamples=100),
             compared("int4", 1, "eeeeeeee", seed=0, limit=8, resamples=100),
+            compared("int4", 1, "ffffffff", seed=0, limit=8, window=6, resamples=100),
         ]
     )
     assert [scene.name.removeprefix("nano, commands clean, ") for scene in groups] == [
@@ -226,6 +227,7 @@ def test_titles_say_in_what_scenes_differ():
         "seed 1, reference cccccc",
         "seed 1, reference dddddd",
         "8 utterances at most",
+        "8 utterances at most, windows of 6 s",
     ]
 
 

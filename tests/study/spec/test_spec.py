@@ -141,6 +141,7 @@ SAME = [
     ({"format": "int4", "roles": ["decoder"]}, {"format": "fp32", "decoder_format": "int4"}),
     ({"share_tensor_scale": True}, {}),
     ({"long_audio": "cut"}, {}),
+    ({"window": "full"}, {}),
     ({"activation": ActivationConfig()}, {"activation": activation("fp32")}),
     ({"activation": activation(calibrator="mse")}, {"activation": activation()}),
     ({"activation": activation(), "decoder_activation": activation()}, {"activation": activation()}),
@@ -335,6 +336,12 @@ def test_pieces_where_nothing_is_longer_than_the_window_are_no_other_point():
     )
     assert short.fingerprint == spec().fingerprint
     assert short.ignored == ("long_audio=chunk",)
+
+
+def test_a_window_that_cannot_be_shortened_is_no_other_point():
+    whole = spec(window="auto")
+    assert whole.fingerprint == spec().fingerprint
+    assert whole.ignored == ("window=auto",)
 
 
 def test_limit_is_told_where_it_chose():

@@ -18,7 +18,7 @@ SHORTEST = 4  # characters of an id's beginning
 LISTED = 10
 TELLING = (  # one candidate from another
     *(*columns_of(TAG), "language", "limit", "calibration.split", "calibration.utterances"),
-    *("max_new_tokens", "long_audio", "seed", "resamples"),
+    *("max_new_tokens", "long_audio", "window", "seed", "resamples"),
 )
 
 

@@ -20,7 +20,7 @@ from wq.study.spec.config import MEASURES
 
 Row = dict[str, Any]
 
-SCENE = ("model", "dataset", "split", "limit")  # tells scenes apart where rows name no reference
+SCENE = ("model", "dataset", "split", "limit", "window")  # tells scenes apart where rows name no reference
 TOLD_APART = ("max_new_tokens", "long_audio", "seed", "resamples")  # and the reference, where these are alike
 BROKEN_FROM = 0.9  # WER: with a tenth of the words right at most, where an empty transcript would have 1
 BY_TOKEN = ("kl", "nll")
@@ -71,10 +71,11 @@ class Scene:
 
     @property
     def test_set(self) -> str:
-        dataset, split, limit = (self.rows[0].get(column) for column in ("dataset", "split", "limit"))
+        dataset, split, limit, window = (self.rows[0].get(column) for column in SCENE[1:])
         named = " ".join(str(part) for part in (dataset, split) if part is not None)
         limited = f"{limit} utterances at most" if limit is not None else None
-        return ", ".join(filter(None, (named, limited)))
+        shortened = f"windows of {window} s" if window is not None else None
+        return ", ".join(filter(None, (named, limited, shortened)))
 
     @cached_property
     def size_column(self) -> str:

@@ -11,6 +11,7 @@ from wq.study.speech.datasets import Speech
 from wq.whisper.calibration.cache import cached
 from wq.whisper.calibration.calibration import Observed, observe
 from wq.whisper.checkpoint.model import Whisper
+from wq.whisper.checkpoint.window import windowed
 from wq.whisper.decoding.decode import SAMPLING_RATE, NonFiniteUtterance
 from wq.whisper.layers.treatment import Method, Treatment
 
@@ -50,6 +51,8 @@ class Statistics:
             "methods": repr((tuple(applied), for_what)) if applied else None,
             "versions": [NUMERICS_VERSION, DECODING_VERSION],
         }
+        if spec.window is not None:
+            key["window"] = spec.window
 
         def hear() -> dict[str, Observed]:
             started = time.perf_counter()
@@ -61,14 +64,15 @@ class Statistics:
 
     def _hear(self, speech: Speech) -> dict[str, Observed]:
         try:
-            return observe(
-                self.whisper,
-                lambda index: speech.read(index, SAMPLING_RATE),
-                len(speech.utterances),
-                batch_size=self.batch_size,
-                max_new_tokens=self.spec.max_new_tokens,
-                language=self.spec.decoding_language or self.spec.language,
-            )
+            with windowed(self.whisper, self.spec.window) as whisper:
+                return observe(
+                    whisper,
+                    lambda index: speech.read(index, SAMPLING_RATE),
+                    len(speech.utterances),
+                    batch_size=self.batch_size,
+                    max_new_tokens=self.spec.max_new_tokens,
+                    language=self.spec.decoding_language or self.spec.language,
+                )
         except NonFiniteUtterance as error:
             raise named(error, speech) from None
 

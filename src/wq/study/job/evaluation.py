@@ -36,6 +36,7 @@ from wq.study.store.results import Row
 from wq.study.store.tracking import PARENT_VARIABLE, milliseconds
 from wq.whisper.checkpoint.geometry import read_geometry
 from wq.whisper.checkpoint.model import Whisper
+from wq.whisper.checkpoint.window import windowed
 from wq.whisper.decoding.decode import SAMPLING_RATE, NonFiniteUtterance, Transcription, transcribe
 from wq.whisper.decoding.kv_cache import KVQuantizer
 from wq.whisper.decoding.likelihood import Account, Script
@@ -189,18 +190,19 @@ def transcribed(
     )
     drafts = [row["tokens"] for row in reference.transcripts] if reference and job.config.drafting else None
     try:
-        heard = transcribe(
-            whisper,
-            pieces.read,
-            pieces.order,
-            batch_size=job.config.batch_size,
-            max_new_tokens=spec.max_new_tokens,
-            language=spec.decoding_language or spec.language,
-            kv_cache=kv_cache,
-            drafts=drafts and pieces.drafts(drafts),
-            script=script,
-            cached=reuse.here.rows_for(job),
-        )
+        with windowed(whisper, spec.window) as hearing:
+            heard = transcribe(
+                hearing,
+                pieces.read,
+                pieces.order,
+                batch_size=job.config.batch_size,
+                max_new_tokens=spec.max_new_tokens,
+                language=spec.decoding_language or spec.language,
+                kv_cache=kv_cache,
+                drafts=drafts and pieces.drafts(drafts),
+                script=script,
+                cached=reuse.here.rows_for(job),
+            )
     except NonFiniteUtterance as error:
         error.index = pieces.pieces[error.index].utterance
         raise named(error, speech) from None

@@ -11,6 +11,7 @@ from wq.study.score import wer
 from wq.study.spec.config import Config, ConfigurationError, DatasetConfig, TreatmentConfig
 from wq.study.spec.resolution import resolve_spec, resolve_treatment
 from wq.study.spec.spec import Calibration, Content, Spec
+from wq.study.spec.window import resolve_window
 from wq.study.speech.datasets import Speech, load_speech
 from wq.study.store.tracking import Store, default_uri
 from wq.whisper.checkpoint.files import content_hash, locate
@@ -71,7 +72,7 @@ def prepare(config: Config, overrides: list[str], *, looks_only: bool = False) -
             f"none of the {len(speech.utterances)} references has a word in it; check the dataset's texts"
         )
     calibration = read_calibration(config, speech) if resolved.treatment.needs_calibration else None
-    window = geometry.max_source_positions / POSITIONS_PER_SECOND
+    own_window = geometry.max_source_positions / POSITIONS_PER_SECOND
     spec = resolve_spec(
         config,
         resolved,
@@ -81,7 +82,8 @@ def prepare(config: Config, overrides: list[str], *, looks_only: bool = False) -
         wer.normaliser_of((utterance.text for utterance in speech.utterances), config.dataset.language),
         geometry.is_multilingual,
         calibration and Calibration(calibration.split, len(calibration.utterances), calibration.content_hash),
-        any(utterance.duration > window for utterance in speech.utterances),
+        speech.longest > own_window,
+        resolve_window(config.window, longest_heard(config, speech), own_window),
     )
     store = Store(config.tracking_uri or default_uri(), config.experiment_name)
     if not looks_only:
@@ -125,6 +127,15 @@ def read_calibration(config: Config, speech: Speech) -> Speech:
             f"{remedy}"
         )
     return calibration
+
+
+def longest_heard(config: Config, speech: Speech) -> float:
+    """Seconds of the longest utterance that a point of this test set hears, whether or not it needs the
+    calibration split: with window=auto all points, and their reference, have one window. With window=full
+    that split is not looked at."""
+    if config.window == "full" or config.dataset.calibration_split is None:
+        return speech.longest
+    return max(speech.longest, read_calibration(config, speech).longest)
 
 
 @lru_cache(maxsize=16)

@@ -51,6 +51,7 @@ def spec_columns(spec: Spec) -> Row:
         "limit": spec.limit,
         "max_new_tokens": spec.max_new_tokens,
         "long_audio": spec.long_audio,
+        "window": spec.window,
         "seed": spec.seed,
         "resamples": spec.resamples,
     }

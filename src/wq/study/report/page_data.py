@@ -53,7 +53,7 @@ def together(scenes: Sequence[Scene]) -> list[tuple[str, list[int]]]:
     for n, scene in enumerate(scenes):
         row = scene.rows[0]
         if scene.drawn:
-            key = ("dataset", "split", "limit", "language", "utterances", "reference_words")
+            key = ("dataset", "split", "limit", "window", "language", "utterances", "reference_words")
             groups.setdefault(tuple(str(row.get(column)) for column in key), []).append(n)
     several = [
         members

@@ -237,9 +237,9 @@ def _times(products: list[Product], hardware: Hardware) -> Iterator[tuple[float,
 
 
 def columns(geometry: Geometry, size: Size, spec: Spec) -> dict[str, int]:
-    """The columns of an evaluated point's row: one utterance of a whole window, decoded greedily up to the
-    token limit."""
-    work = workload(geometry, tokens=spec.max_new_tokens)
+    """The columns of an evaluated point's row: one utterance of a whole window, or of the one that the spec
+    shortens it to, decoded greedily up to the token limit."""
+    work = workload(geometry, tokens=spec.max_new_tokens, seconds=spec.window)
     needed = footprint(geometry, size.model_bytes, spec.treatment, work, plain_bits(spec))
     demand = Demand(geometry, size, spec, work)
     return {

@@ -339,6 +339,7 @@ class Config(TreatmentConfig):
     model: ModelConfig = MISSING
     dataset: DatasetConfig = MISSING
     long_audio: str = "cut"
+    window: str = "full"
     max_new_tokens: int | None = None
     batch_size: int = 32
     limit: int | None = None
@@ -370,6 +371,10 @@ class Config(TreatmentConfig):
                 )
         _check_choice("granularity", self.granularity, GRANULARITIES)
         _check_choice("long_audio", self.long_audio, LONG_AUDIO)
+        if not re.fullmatch("full|auto|[1-9][0-9]{0,3}", self.window):
+            raise ConfigurationError(
+                f"window={self.window} is no window; give full, auto, or whole seconds such as 10"
+            )
         for name in ("group", "max_new_tokens", "batch_size", "limit", "chunk", "reuse_limit"):
             _check_count(name, getattr(self, name), optional=name in ("group", "limit"))
         if self.seed < 0:

@@ -110,15 +110,18 @@ def resolve_spec(
     multilingual: bool,
     calibration: Calibration | None = None,
     has_long_audio: bool = True,
+    window: int | None = None,
 ) -> Spec:
     """The effective spec of a configuration and its treatment; `utterances` is how many are transcribed,
     `calibration` what is there for a treatment that needs any, `has_long_audio` whether any of them is longer
-    than the model's window."""
+    than the model's window, `window` what is heard of it as of `resolve_window`."""
     treatment, ignored = resolved.treatment, list(resolved.ignored)
     if config.model.language is not None and not multilingual:
         ignored.append(f"model.language={config.model.language}")
     if config.long_audio != "cut" and not has_long_audio:
         ignored.append(f"long_audio={config.long_audio}")
+    if config.window != "full" and window is None:
+        ignored.append(f"window={config.window}")
     return Spec(
         model=model,
         dataset=dataset,
@@ -133,6 +136,7 @@ def resolve_spec(
         resamples=config.resamples,
         normaliser=normaliser,
         long_audio=config.long_audio if has_long_audio else "cut",
+        window=window,
         ignored=tuple(ignored),
     )
 

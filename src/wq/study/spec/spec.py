@@ -49,6 +49,7 @@ class Spec:
 
     treatment     what is done to the model; empty for the reference
     calibration   where the treatment needs any
+    window        seconds that the encoder hears; None is the model's own window
     """
 
     model: Content
@@ -64,6 +65,7 @@ class Spec:
     resamples: int
     normaliser: str
     long_audio: str = "cut"
+    window: int | None = None
     ignored: tuple[str, ...] = ()
 
     @property
@@ -139,6 +141,8 @@ class Spec:
         del settings["ignored"], settings["limit"]
         if self.long_audio == "cut":  # as it always was, before there was a choice
             del settings["long_audio"]
+        if self.window is None:
+            del settings["window"]
         if self.calibration:
             settings["calibration"] = self.calibration.content_hash
         settings["versions"] = self.versions

@@ -83,6 +83,11 @@ class Speech:
             total.update(json.dumps([utterance.id, utterance.text, utterance.digest]).encode())
         return total.hexdigest()
 
+    @property
+    def longest(self) -> float:
+        """Seconds of the longest utterance."""
+        return max(utterance.duration for utterance in self.utterances)
+
     def read(self, index: int, sampling_rate: int) -> "np.ndarray":
         """The samples of one utterance: float32 [samples], one channel, at `sampling_rate` Hz.
 

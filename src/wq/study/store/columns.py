@@ -42,6 +42,7 @@ COLUMNS = (
     Column("limit", "utterances", "how many were asked for; null for all", PARAMETER),
     Column("max_new_tokens", "tokens", "longest transcript; null for the model's own limit", PARAMETER),
     Column("long_audio", "", "cut or chunk", PARAMETER),
+    Column("window", "s", "that the encoder hears; null for the model's own window", PARAMETER),
     Column("seed", "", "of the bootstrap", PARAMETER),
     Column("resamples", "", "of the bootstrap", PARAMETER),
     # How well it recognises
