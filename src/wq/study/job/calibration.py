@@ -53,16 +53,19 @@ class Statistics:
         }
         if spec.window is not None:
             key["window"] = spec.window
+        moments = treatment.gptq is not None
+        if moments:
+            key["moments"] = True
 
         def hear() -> dict[str, Observed]:
             started = time.perf_counter()
-            found = self._hear(speech)
+            found = self._hear(speech, moments)
             self.seconds = (self.seconds or 0.0) + time.perf_counter() - started
             return found
 
         return cached(key, hear)
 
-    def _hear(self, speech: Speech) -> dict[str, Observed]:
+    def _hear(self, speech: Speech, moments: bool) -> dict[str, Observed]:
         try:
             with windowed(self.whisper, self.spec.window) as whisper:
                 return observe(
@@ -72,6 +75,7 @@ class Statistics:
                     batch_size=self.batch_size,
                     max_new_tokens=self.spec.max_new_tokens,
                     language=self.spec.decoding_language or self.spec.language,
+                    moments=moments,
                 )
         except NonFiniteUtterance as error:
             raise named(error, speech) from None

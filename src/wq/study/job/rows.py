@@ -42,6 +42,7 @@ def spec_columns(spec: Spec) -> Row:
         "point": spec.point,
         "model": spec.model.name,
         **weight_columns(spec),
+        "algorithm": spec.algorithm_name,
         "activation": spec.activation_name,
         "kv_cache": spec.kv_cache_name,
         "smoothquant": spec.smoothquant_name,

@@ -4,6 +4,7 @@ Hydra composes `conf/config.yaml` against these dataclasses (`composition.py`), 
 checks what types alone cannot. Nothing here imports torch: a wrong setting is answered at once.
 """
 
+import math
 import re
 from dataclasses import MISSING as _NO_DEFAULT
 from dataclasses import dataclass, field, fields, make_dataclass, replace
@@ -28,6 +29,7 @@ from wq.whisper.layers.schemes import (
 FEWEST_RESAMPLES = 40  # one beyond either end of the interval
 GRANULARITIES = ("tensor", "channel", "group")
 LONG_AUDIO = ("cut", "chunk")
+ALGORITHMS = ("rtn", "gptq")
 MEASURES = ("kl", "nll", "wer_capped", "wer")  # that points are held against each other by
 
 
@@ -260,6 +262,28 @@ class SmoothQuantConfig:
 
 
 @dataclass
+class AlgorithmConfig:
+    """How weights are rounded to the values that their format holds.
+
+    name              rtn (each to the nearest) or gptq (column by column, the columns to come making up for
+                      each rounding's effect on the outputs on calibration speech)
+    damping           of gptq: what is added to the second moments' diagonal, as a share of its mean
+    activation_order  of gptq: columns that read the most come first
+    """
+
+    name: str = "rtn"
+    damping: float = 0.01
+    activation_order: bool = True
+
+    def __post_init__(self) -> None:
+        _check_choice("algorithm.name", self.name, ALGORITHMS)
+        if not 0 <= self.damping < math.inf:
+            raise ConfigurationError(
+                f"algorithm.damping={self.damping} must be at least 0; give a share of the mean, such as 0.01"
+            )
+
+
+@dataclass
 class CalibrationConfig:
     """What static scales and smoothing are taken from: the first `limit` utterances of
     dataset.calibration_split; null is all of them."""
@@ -314,6 +338,7 @@ class TreatmentConfig:
     decoder_format: FormatConfig | None = None  # type: ignore[valid-type]
     plan: PlanConfig = field(default_factory=PlanConfig)
     share_tensor_scale: bool = False
+    algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
     activation: ActivationConfig = field(default_factory=ActivationConfig)
     decoder_activation: ActivationConfig | None = None
     smoothquant: SmoothQuantConfig = field(default_factory=SmoothQuantConfig)

@@ -7,6 +7,7 @@ from wq.numerics.effective import Quantizer, point_name
 from wq.numerics.formats import Format
 from wq.study.spec.config import with_wide_scale
 from wq.whisper.layers.schemes import ATTENTIONS, DEFAULT_ROLES, Activation, Assignment, KVCache, Q, Smoothing
+from wq.whisper.layers.treatment import Gptq
 
 UNQUANTIZED_BITS = 16  # in which activations, keys and values are counted where nothing rounds them
 
@@ -26,6 +27,16 @@ def assigned(assignments: Sequence[Assignment[Q]], tell: Callable[[Q], str]) -> 
 
 def weight_name(quantizer: Quantizer) -> str:
     return point_name(*quantizer, catalogued(quantizer.format))
+
+
+def algorithm_name(gptq: Gptq) -> str:
+    """gptq, and what differs from its defaults, such as gptq-damping0.1-no_activation_order."""
+    parts = ["gptq"]
+    if gptq.damping != Gptq.damping:
+        parts.append(f"damping{gptq.damping:g}")
+    if not gptq.activation_order:
+        parts.append("no_activation_order")
+    return "-".join(parts)
 
 
 def activation_name(activation: Activation) -> str:

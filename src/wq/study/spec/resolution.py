@@ -7,6 +7,7 @@ from typing import NamedTuple
 from wq.numerics.effective import Effective, Quantizer, resolve
 from wq.study.spec.config import (
     ActivationConfig,
+    AlgorithmConfig,
     Config,
     ConfigurationError,
     KVCacheConfig,
@@ -24,7 +25,7 @@ from wq.whisper.layers.schemes import (
     group_roles,
     has_static_range,
 )
-from wq.whisper.layers.treatment import Nearest, Treatment, has_tensor_scale
+from wq.whisper.layers.treatment import Gptq, Nearest, Treatment, has_tensor_scale
 
 DEFAULT_FORMAT = "int8"  # of conf/config.yaml
 
@@ -53,9 +54,25 @@ def resolve_treatment(config: TreatmentConfig) -> Resolved:
     ignored += [f"kv_cache.{setting}" for setting in _ignored_of_cache(config.kv_cache)]
     ignored += [f"smoothquant.{setting}" for setting in _ignored_of_smoothing(config.smoothquant)]
     smoothing = resolve_smoothing(config.smoothquant)
-    methods = (*filter(None, (smoothing,)), *((Nearest(shares),) if plan else ()))
+    rounding = _rounding(config.algorithm, plan, shares, ignored)
+    methods = tuple(filter(None, (smoothing, rounding)))
     cache = resolve_kv_cache(config.kv_cache)
     return Resolved(Treatment(plan, methods, activations, cache), tuple(ignored))
+
+
+def _rounding(
+    algorithm: AlgorithmConfig, plan: tuple[Assignment[Quantizer], ...], shares: bool, ignored: list[str]
+) -> Nearest | Gptq | None:
+    """How the weights of a plan are rounded; None where none are. Casts have no scale, so nothing to gain."""
+    is_gptq = algorithm.name == "gptq"
+    if is_gptq and not all(each.quantizer.format.is_cast for each in plan):
+        return Gptq(algorithm.damping, algorithm.activation_order, shares)
+    usual = AlgorithmConfig()
+    ignored += ["algorithm=gptq"] if is_gptq else []
+    for name in ("damping", "activation_order"):
+        if not is_gptq and (given := getattr(algorithm, name)) != getattr(usual, name):
+            ignored.append(f"algorithm.{name}={given}")
+    return Nearest(shares) if plan else None
 
 
 class _Weights(NamedTuple):

@@ -11,7 +11,15 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from wq.study.spec.config import CalibrationConfig
-from wq.study.spec.names import activation_name, assigned, kv_cache_name, smoothing_name, weight_name, widths
+from wq.study.spec.names import (
+    activation_name,
+    algorithm_name,
+    assigned,
+    kv_cache_name,
+    smoothing_name,
+    weight_name,
+    widths,
+)
 from wq.whisper.layers.treatment import Treatment
 
 # Raise these when the code gives other numbers for the same settings: stored results are then not taken for
@@ -101,7 +109,13 @@ class Spec:
         if not self.treatment.plan:
             return REFERENCE_FORMAT
         fused = "-fused" if self.treatment.share_tensor_scale else ""
-        return assigned(self.treatment.plan, weight_name) + fused
+        algorithm = f"-{self.algorithm_name}" if self.treatment.gptq else ""
+        return assigned(self.treatment.plan, weight_name) + fused + algorithm
+
+    @property
+    def algorithm_name(self) -> str:
+        gptq = self.treatment.gptq
+        return algorithm_name(gptq) if gptq else "rtn"
 
     @property
     def activation_name(self) -> str:
@@ -123,7 +137,10 @@ class Spec:
         """All of it as nested dictionaries; the treatment's parts under the names of their settings."""
         settings, treatment = asdict(self), self.treatment
         parts = settings.pop("treatment")
-        smoothing = treatment.smoothing
+        smoothing, gptq = treatment.smoothing, treatment.gptq
+        if gptq:
+            own = {"damping": gptq.damping, "activation_order": gptq.activation_order}
+            settings["algorithm"] = {"name": "gptq", **own}
         return settings | {
             "weights": parts["plan"],
             "share_tensor_scale": treatment.share_tensor_scale,

@@ -33,6 +33,7 @@ COLUMNS = (
     Column("granularity", "", "what shares a scale: tensor, channel, group; none for casts", TAG),
     Column("group", "weights", "group size, where there is one", TAG),
     Column("roles", "", "which weights are quantized", TAG),
+    Column("algorithm", "", "how weights are rounded: rtn (to the nearest) or gptq", TAG),
     Column("activation", "", "how linear layers' inputs are rounded", TAG),
     Column("kv_cache", "", "how stored keys and values are rounded", TAG),
     Column("smoothquant", "", "how inputs are smoothed", TAG),

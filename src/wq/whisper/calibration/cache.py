@@ -17,6 +17,7 @@ KIND = "calibration"
 VERSION = 3
 
 TENSORS = ("channel_max", "negative", "positive", "token_max", "sample")
+MOMENT = "moment"  # only where it was asked for
 NUMBERS = ("tokens", "amin", "amax", "output_amax")
 
 
@@ -43,7 +44,8 @@ def save(file: Path, observed: Mapping[str, Observed]) -> None:
         owner = owners.setdefault(id(each.sample), name)
         layers[name] = {"owner": owner, **{number: getattr(each, number) for number in NUMBERS}}
         if owner == name:
-            tensors |= {f"{name}.{part}": getattr(each, part).contiguous() for part in TENSORS}
+            parts = {part: getattr(each, part) for part in (*TENSORS, MOMENT)}
+            tensors |= {f"{name}.{part}": x.contiguous() for part, x in parts.items() if x is not None}
     try:
         save_file(tensors, file, {"layers": json.dumps(layers)})
     except SafetensorError as error:  # which is how a full disk is told
@@ -59,6 +61,7 @@ def load(file: Path) -> dict[str, Observed]:
         name: Observed(
             **{part: tensors[f"{each['owner']}.{part}"] for part in TENSORS},
             **{number: each[number] for number in NUMBERS},
+            moment=tensors.get(f"{each['owner']}.{MOMENT}"),
         )
         for name, each in layers.items()
     }

@@ -49,6 +49,7 @@ class Observed:
     token_max    int64 [BINS], the same for the largest magnitude of every vector
     sample       float32 [n, K], at most SAMPLE_ROWS vectors, drawn at random
     output_amax  the largest magnitude of the layer's outputs
+    moment       float32 [K, K], the sum of x x' over these vectors, where it was asked for
     """
 
     tokens: int
@@ -60,6 +61,7 @@ class Observed:
     token_max: Tensor
     sample: Tensor
     output_amax: float
+    moment: Tensor | None = None
 
     @property
     def histogram(self) -> Tensor:
@@ -84,11 +86,19 @@ def bins_of(x: Tensor) -> Tensor:
 class Observer:
     """Gathers the statistics of one tensor that some layers read one after the other.
 
-    frames   of audio, by utterance, where the tensor has a position for each; beyond them is silence
+    frames       of audio, by utterance, where the tensor has a position for each; beyond them is silence
+    has_moment   whether to sum second moments: K^2 numbers of float64
     """
 
-    def __init__(self, name: str, place: Place, frames: Mapping[int, int] | None = None) -> None:
-        self.name, self.place, self.frames = name, place, frames
+    def __init__(
+        self,
+        name: str,
+        place: Place,
+        frames: Mapping[int, int] | None = None,
+        has_moment: bool = False,
+    ) -> None:
+        self.name, self.place, self.frames, self.has_moment = name, place, frames, has_moment
+        self.moment: Tensor | None = None
         self.tokens = 0
         self.low = self.high = self.signed = self.token_max = self.sample = torch.zeros(0)
         self.keys = np.empty(0, np.uint64)
@@ -98,6 +108,7 @@ class Observer:
         given = inputs[0].detach()[: len(utterances)]
         check_finite(given, f"the input of layer {self.name}")
         positions, columns = given.shape[-2:]
+        self.positions = positions
         x = given.to(torch.float32).reshape(-1, columns).contiguous()
         low, high = x.amin(0), x.amax(0)
         first = self.place.position
@@ -106,6 +117,8 @@ class Observer:
             lengths = np.array([self.frames[utterance] for utterance in utterances])
             is_audio = (np.arange(positions) < lengths[:, None]).ravel()
             x, keys = x[torch.from_numpy(is_audio).to(x.device)], keys[is_audio]
+        if self.has_moment:
+            self._add_moments(x, utterances)
         signed = torch.bincount((bins_of(x) + BINS * (x >= 0)).flatten(), minlength=2 * BINS)
         token_max = torch.bincount(bins_of(x.abs().amax(1)), minlength=BINS)
         if self.tokens == 0:
@@ -116,6 +129,18 @@ class Observer:
             self.token_max += token_max
         self.tokens += len(x)
         self._draw(x, keys)
+
+    def _add_moments(self, x: Tensor, utterances: Sequence[int]) -> None:
+        """In float64, which tells no batches apart. The many rows of an audio are multiplied in float32, each
+        utterance by itself: its product is then the same whatever its batch mates are."""
+        if self.moment is None:
+            self.moment = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64, device=x.device)
+        if self.frames is None:
+            rows = x.double()
+            self.moment += rows.T @ rows
+            return
+        for rows in x.split([min(self.frames[each], self.positions) for each in utterances]):
+            self.moment += rows.T @ rows
 
     def _draw(self, x: Tensor, keys: np.ndarray) -> None:
         """Keep the rows with the lowest keys."""
@@ -141,6 +166,7 @@ class Observer:
             token_max=self.token_max.cpu(),
             sample=self.sample,
             output_amax=output_amax,
+            moment=None if self.moment is None else self.moment.float().cpu(),
         )
 
 
@@ -175,10 +201,12 @@ def observe(
     language: str,
     max_new_tokens: int | None = None,
     layers: Sequence[Layer] | None = None,
+    moments: bool = False,
 ) -> dict[str, Observed]:
     """What the linear layers read while the model transcribes read(i), i in 0..count-1, by layer name.
 
-    layers   those to look at; None is all linear ones. Layers that read one tensor share its statistics.
+    layers    those to look at; None is all linear ones. Layers that read one tensor share its statistics.
+    moments   whether second moments are among them
 
     The weights are used as they are at the moment. Errors are those of `transcribe`.
     """
@@ -197,7 +225,8 @@ def observe(
         for layer in chosen:
             module = whisper.model.get_submodule(layer.name)
             if layer.source not in sources:
-                sources[layer.source] = Observer(layer.name, place, frames if layer.hears else None)
+                audio = frames if layer.hears else None
+                sources[layer.source] = Observer(layer.name, place, audio, moments)
                 add(module.register_forward_pre_hook(sources[layer.source]))
             outputs[layer.name] = OutputRange(place)
             add(module.register_forward_hook(outputs[layer.name]))

@@ -24,7 +24,24 @@ class Nearest:
     share_tensor_scale: bool = False
 
 
-Method = Smoothing | Nearest
+@dataclass(frozen=True)
+class Gptq:
+    """Every weight of the plan rounded column by column, the columns to come making up for what each rounding
+    does to the outputs on calibration speech (Frantar et al. 2022).
+
+    damping              of the second moment's diagonal, as a share of its mean
+    activation_order     columns that read the most come first, instead of as they stand
+    share_tensor_scale   as of `Nearest`
+    """
+
+    keeps_function: ClassVar[bool] = False
+
+    damping: float = 0.01
+    activation_order: bool = True
+    share_tensor_scale: bool = False
+
+
+Method = Smoothing | Nearest | Gptq
 
 
 @dataclass(frozen=True)
@@ -61,7 +78,11 @@ class Treatment:
 
     @property
     def share_tensor_scale(self) -> bool:
-        return any(method.share_tensor_scale for method in self.methods if isinstance(method, Nearest))
+        return any(method.share_tensor_scale for method in self.methods if not isinstance(method, Smoothing))
+
+    @property
+    def gptq(self) -> Gptq | None:
+        return next((method for method in self.methods if isinstance(method, Gptq)), None)
 
     @property
     def is_searched(self) -> bool:
@@ -76,7 +97,7 @@ class Treatment:
     @property
     def needs_calibration(self) -> bool:
         """Whether any of it must be taken from what the model reads on calibration speech."""
-        return self.has_static_ranges or self.smoothing is not None
+        return self.has_static_ranges or self.smoothing is not None or self.gptq is not None
 
     def of_encoder(self) -> "Treatment":
         """What of it the encoder's states depend on.

@@ -1,6 +1,6 @@
 """Rounding to nearest as a method: fake quantization of weights, in place and undone afterwards; or codes."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -42,9 +42,19 @@ def quantized_weights(
     model is shared by all points of a grid, so it must come back exactly as it was, whatever happens inside.
     Raises NonFiniteError that names the layer whose weight holds NaN or Inf.
     """
+    with holding(plan, over_weights(fake_quantize, plan, share_tensor_scale)):
+        yield
+
+
+@contextmanager
+def holding(
+    plan: Sequence[tuple[Layer, Quantizer]], rounded: Iterable[tuple[Layer, Tensor]]
+) -> Iterator[None]:
+    """Inside, the weights of the plan's layers are these values, matrices [N, K]; afterwards the original
+    ones again, whatever happens inside or while the values are made."""
     originals = [layer.weight.data for layer, _ in plan]
     try:
-        for layer, values in over_weights(fake_quantize, plan, share_tensor_scale):
+        for layer, values in rounded:
             layer.weight.data = values.view(layer.weight.shape)
         yield
     finally:

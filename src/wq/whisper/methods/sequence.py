@@ -10,8 +10,8 @@ from wq.whisper.checkpoint.model import Whisper
 from wq.whisper.decoding.kv_cache import KVQuantizer
 from wq.whisper.layers.layers import Layer, assign, walk
 from wq.whisper.layers.schemes import Smoothing
-from wq.whisper.layers.treatment import Method, Nearest, Treatment
-from wq.whisper.methods import nearest, smoothquant
+from wq.whisper.layers.treatment import Gptq, Method, Nearest, Treatment
+from wq.whisper.methods import gptq, nearest, smoothquant
 from wq.whisper.methods.activation import quantized_activations
 from wq.whisper.methods.method import Observe, Treated
 
@@ -19,6 +19,7 @@ from wq.whisper.methods.method import Observe, Treated
 METHODS: dict[type[Method], Callable[[Any, Treated], AbstractContextManager[None]]] = {
     Smoothing: smoothquant.apply,
     Nearest: nearest.apply,
+    Gptq: gptq.apply,
 }
 
 

@@ -44,7 +44,7 @@ function furnished(node, attributes, children) {
 
 // The settings that tell points apart, in the words of people.
 const SETTINGS = {
-  model: "Model", format: "Format", granularity: "Scale per", group: "Group", activation: "Activations", kv_cache: "KV cache",
+  model: "Model", format: "Format", granularity: "Scale per", group: "Group", algorithm: "Algorithm", activation: "Activations", kv_cache: "KV cache",
   smoothquant: "SmoothQuant", roles: "Layers",
 };
 const STANDINGS = {
