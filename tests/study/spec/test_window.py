@@ -20,16 +20,16 @@ from wq.whisper.checkpoint.geometry import PUBLIC
     ("setting", "longest", "own", "window"),
     [
         ("full", 1.0, 30, None),
-        ("auto", 1.0, 30, 4),
-        ("auto", 3.0, 30, 4),
-        ("auto", 3.01, 30, 6),
-        ("auto", 6.6, 30, 8),
-        ("auto", 23.0, 30, 24),
-        ("auto", 23.5, 30, None),
+        ("auto", 1.0, 30, 6),
+        ("auto", 3.0, 30, 8),
+        ("auto", 3.01, 30, 12),
+        ("auto", 6.6, 30, 12),
+        ("auto", 19.0, 30, 24),
+        ("auto", 19.5, 30, None),
         ("auto", 40.0, 30, None),
-        ("auto", 2.0, 5, 4),
-        ("auto", 3.5, 5, None),
-        ("auto", 1.0, 4, None),
+        ("auto", 2.0, 5, None),
+        ("auto", 2.0, 8.5, 8),
+        ("auto", 2.0, 8, None),
         ("10", 6.6, 30, 10),
         ("10", 10.0, 30, 10),
         ("30", 6.6, 30, None),
@@ -69,19 +69,21 @@ def prepared(*arguments: str) -> Spec:
 
 
 def test_a_shorter_window_is_another_point_with_another_reference():
-    full, auto = prepared("format=int4"), prepared("format=int4", "window=auto", "calibration.limit=2")
-    assert (full.window, auto.window, auto.reference().window) == (None, 4, 4)
-    assert auto.point == full.point
-    assert auto.fingerprint != full.fingerprint
-    assert auto.reference().fingerprint != full.reference().fingerprint
-    assert set(reads(auto)).isdisjoint(reads(full))
-    assert auto.reference().fingerprint == prepared("format=fp32", "window=4").fingerprint
+    full, short = prepared("format=int4"), prepared("format=int4", "window=4", "calibration.limit=2")
+    assert (full.window, short.window, short.reference().window) == (None, 4, 4)
+    assert short.point == full.point
+    assert short.fingerprint != full.fingerprint
+    assert short.reference().fingerprint != full.reference().fingerprint
+    assert set(reads(short)).isdisjoint(reads(full))
+    assert short.reference().fingerprint == prepared("format=fp32", "window=4").fingerprint
 
 
 def test_the_models_own_window_is_the_point_as_it_was():
-    full, own = prepared("format=int4"), prepared("format=int4", "window=5")
-    assert own.fingerprint == full.fingerprint
-    assert own.ignored == ("window=5",)
+    full = prepared("format=int4")
+    for setting in ("window=5", "window=auto"):
+        own = prepared("format=int4", setting)
+        assert own.fingerprint == full.fingerprint
+        assert own.ignored == (setting,)
 
 
 def test_the_window_holds_the_calibration_speech_whether_or_not_a_point_needs_it():

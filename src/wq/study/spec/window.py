@@ -5,9 +5,10 @@ import math
 from wq.study.spec.config import ConfigurationError
 
 # Whole seconds, each at most half as long again as the one before: few, so that test sets share them
-LENGTHS = (4, 6, 8, 12, 16, 24)
-# Of silence behind the longest utterance, at least
-MARGIN = 1.0
+LENGTHS = (6, 8, 12, 16, 24)
+# Seconds of silence behind the longest utterance, at least: with less, formats of four bits loop
+# (docs/first_look.md)
+MARGIN = 5.0
 
 
 def resolve_window(setting: str, longest: float, own: float) -> int | None:
