@@ -56,6 +56,7 @@ def model_card(
         "weights": _assigned({weight_name(each): roles for each, roles in treatment.plan}),
         "activations": _assigned({activation_name(each): roles for each, roles in treatment.activations}),
         "keys and values": spec.kv_cache_name,
+        "algorithm": spec.algorithm_name,
         "SmoothQuant": spec.smoothquant_name,
         "layout": layout,
         **facts,
