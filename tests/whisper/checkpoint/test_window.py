@@ -1,5 +1,7 @@
 """A shorter window: the same model on fewer frames, as transformers' own modules compute it."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -53,7 +55,9 @@ def test_transcripts_are_those_of_generate(nano, audios):
     limit = token_limit(nano, None)
     with windowed(nano, 3) as whisper:
         given = whisper.feature_extractor(audios, sampling_rate=SAMPLING_RATE, return_tensors="pt")
-        ids = whisper.model.generate(given.input_features, do_sample=False, num_beams=1, max_new_tokens=limit)
+        ids: Any = whisper.model.generate(
+            given.input_features, do_sample=False, num_beams=1, max_new_tokens=limit
+        )
         found = transcribe(whisper, audios.__getitem__, [0, 1, 2], batch_size=3).transcripts
     texts = whisper.tokenizer.batch_decode(ids, skip_special_tokens=True)
     assert [each.text for each in found] == [text.strip() for text in texts]

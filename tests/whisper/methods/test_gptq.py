@@ -208,6 +208,7 @@ def test_no_layer_of_tiny_en_is_disturbed_more_than_by_the_nearest(name, granula
     plan = assign(list(walk(whisper.model)), (Assignment(quantizer, ("encoder", "decoder")),))
     for layer, nearest in quantize_weights(plan):
         original, own = layer.weight.data, seen[layer.name].moment
+        assert own is not None
         codes = rounded_codes(original, own, nearest)
         before, after = (
             output_error(each - original, own) for each in (dequantize(nearest), values(nearest, codes))
@@ -220,6 +221,7 @@ def test_the_grid_is_the_formats():
     format = load_format("fp4_e2m1")
     nearest = quantize(weight(), format, "tensor")
     rounded = values(nearest, rounded_codes(weight(), moment(), nearest))
+    assert nearest.scale is not None
     scale = nearest.scale.item()
     kept = fake_quantize(rounded, format, "tensor", amax=format.max * scale)
     torch.testing.assert_close(kept, rounded, rtol=1e-6, atol=1e-7)

@@ -102,7 +102,7 @@ def inverse_factor(moment: Tensor, damping: float, activation_order: bool) -> tu
     try:
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))
         return torch.linalg.cholesky(inverse, upper=True), order
-    except torch.linalg.LinAlgError:
+    except torch.linalg.LinAlgError:  # pyright: ignore[reportPrivateImportUsage]
         raise ValueError(
             f"the second moment of its input cannot be inverted with algorithm.damping={damping:g}; "
             "give more damping, or more calibration speech"
