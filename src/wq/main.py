@@ -62,6 +62,7 @@ def run(config: Config, directory: Path, overrides: list[str]) -> None:
     for notice in evaluation.notices(outcome.row):
         print(f"{job.spec.point}: {notice}", file=sys.stderr)
     say(report.format_line(outcome.row) + ("  (from the store)" if outcome.reused else ""))
+    job.store.tell_made()
     if not sweep:  # a grid looks at all of its points when they have ended
         for error in expected.unexpected([outcome.row], config.expect_wer):
             raise error

@@ -182,7 +182,7 @@ def test_points_are_compared_only_within_one_model_and_test_set():
         "tiny, commands clean",
         "nano, fleurs clean",
         "nano, commands other",
-        "nano, commands clean, 8 utterances at most",
+        "nano, commands clean, at most 8 utterances",
     ]
     assert [scene.on_front for scene in groups] == [[True, False], [True], [True], [True], [True]]
 
@@ -226,8 +226,8 @@ def test_titles_say_in_what_scenes_differ():
         "max_new_tokens 64, seed 0",
         "seed 1, reference cccccc",
         "seed 1, reference dddddd",
-        "8 utterances at most",
-        "8 utterances at most, windows of 6 s",
+        "at most 8 utterances",
+        "at most 8 utterances, windows of 6 s",
     ]
 
 

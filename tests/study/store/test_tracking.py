@@ -222,3 +222,15 @@ def test_a_store_whose_maker_was_killed_is_made_anew(tmp_path):
     store.check()
     assert store.client.get_run(store.create_run("run", {})).info.status == "RUNNING"
     assert {path.name for path in tmp_path.iterdir()} <= {"mlflow.db", "mlflow.db.lock"}
+
+
+def test_a_store_that_was_just_made_is_told(tmp_path, capsys):
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    store = Store(uri, "wq")
+    store.check()
+    store.tell_made()
+    assert capsys.readouterr().err == f"a store was made for these results: {tmp_path / 'mlflow.db'}\n"
+    again = Store(uri, "wq")
+    again.check()
+    again.tell_made()
+    assert capsys.readouterr().err == ""

@@ -72,8 +72,8 @@ class Scene:
     @property
     def test_set(self) -> str:
         dataset, split, limit, window = (self.rows[0].get(column) for column in SCENE[1:])
-        named = " ".join(str(part) for part in (dataset, split) if part is not None)
-        limited = f"{limit} utterances at most" if limit is not None else None
+        named = " ".join(dict.fromkeys(str(part) for part in (dataset, split) if part is not None))
+        limited = f"at most {limit} utterances" if limit is not None else None
         shortened = f"windows of {window} s" if window is not None else None
         return ", ".join(filter(None, (named, limited, shortened)))
 

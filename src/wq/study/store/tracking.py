@@ -150,6 +150,12 @@ class Store:
         SqlAlchemyStore(uri_of(fresh), artifact_root(database).as_uri()).engine.dispose()
         fresh.replace(database)
         beside.rmdir()
+        self.__dict__["made"] = database  # as cached properties are kept
+
+    def tell_made(self) -> None:
+        """Where the store is that this process has just made: it may not be where somebody looks for it."""
+        if made := self.__dict__.get("made"):
+            print(f"a store was made for these results: {made}", file=sys.stderr)
 
     @cached_property
     def experiment_id(self) -> str:
