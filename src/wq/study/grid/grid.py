@@ -147,6 +147,11 @@ def run_application(application: Callable[[], None]) -> None:
             if "--version" in sys.argv:
                 tell_version()
                 return
+            if {"--help", "-h"} & set(sys.argv[1:]):
+                from wq.study.spec.help import help_text
+
+                say(help_text())
+                return
             refuse_options(sys.argv[1:])
             # -m may stand anywhere: Hydra's parser takes no settings on both sides of an option
             sys.argv[1:] = sorted(respell(sys.argv[1:]), key=lambda text: text not in ("-m", "--multirun"))

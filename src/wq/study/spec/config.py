@@ -75,6 +75,7 @@ class DatasetConfig:
     id_column     of a hub dataset; null numbers the rows
     language      a code or an English name. Decides the text normaliser: `en` is Whisper's English one,
                   anything else the basic one
+    name          what results call it; null is the end of its path
     """
 
     source: str = MISSING
@@ -285,8 +286,10 @@ class AlgorithmConfig:
 
 @dataclass
 class CalibrationConfig:
-    """What static scales and smoothing are taken from: the first `limit` utterances of
-    dataset.calibration_split; null is all of them."""
+    """What static scales, smoothing and gptq are taken from: utterances of dataset.calibration_split.
+
+    limit   how many, from the first on; null is all of them
+    """
 
     limit: int | None = 64
 
@@ -317,8 +320,11 @@ class PlanEntry:
 
 @dataclass
 class PlanConfig:
-    """Which weights get which format, layer by layer; null leaves it to format, granularity, group, roles and
-    decoder_format, which are the short way to write a plan."""
+    """Which weights get which format, layer by layer.
+
+    layers   a list of roles with their format, granularity and group; null leaves it to the settings of these
+             names and to decoder_format, which are the short way to write a plan
+    """
 
     layers: list[PlanEntry] | None = None
 
