@@ -6,6 +6,7 @@ A table stands between two comments, of which the first says what is in it:
     <!-- tokens SET/EXPERIMENT: NAME; NAME -->      the same points by every token
     <!-- pairs SET: QUESTION -->                    the second of each pair against the first
     <!-- tokens-of-pairs SET: QUESTION -->          the same by every token
+    <!-- agreement SET: EXPERIMENT -->              how far the order by kl is that by wer_capped
     <!-- front SET/EXPERIMENT -->                   of every format, how many points are on the front
     ...
     <!-- end -->
@@ -19,7 +20,9 @@ from pathlib import Path
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = DOCS / "findings.md"
-BLOCK = re.compile(r"<!-- (points|tokens-of-pairs|tokens|pairs|front) (.+?) -->\n.*?<!-- end -->", re.DOTALL)
+BLOCK = re.compile(
+    r"<!-- (points|tokens-of-pairs|tokens|pairs|agreement|front) (.+?) -->\n.*?<!-- end -->", re.DOTALL
+)
 
 Row = dict[str, str]
 
@@ -118,6 +121,24 @@ def pairs(results: Path, query: str) -> str:
     )
 
 
+def agreement(results: Path, query: str) -> str:
+    place, _, experiment = query.partition(": ")
+    rows = [row for row in read(results, f"{place}/agreement") if row["experiment"] == experiment]
+    if not rows:
+        raise ValueError(f"{query}: nothing in {results / place}")
+    ends = "[{:.2f}, {:.2f}]"
+    return table(
+        ("points", "how many", "rank correlation of kl with wer_capped", "95 % interval"),
+        [
+            (
+                *(row["points"], row["count"], f"{float(row['spearman']):.2f}"),
+                ends.format(float(row["ci_low"]), float(row["ci_high"])),
+            )
+            for row in rows
+        ],
+    )
+
+
 def front(results: Path, query: str) -> str:
     rows = [row for row in read(results, query) if row["is_reference"] != "True"]
     formats = dict.fromkeys(row["format"] for row in rows)
@@ -143,6 +164,7 @@ TABLES: dict[str, Callable[[Path, str], str]] = {
     "tokens": tokens,
     "pairs": pairs,
     "tokens-of-pairs": tokens_of_pairs,
+    "agreement": agreement,
     "front": front,
 }
 

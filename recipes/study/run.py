@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from index import BATCHES, FOLDERS, MEMORY, SENSITIVITY, placed, write_index
-from tables import read_questions, write_experiment, write_pairs
+from tables import read_questions, write_agreement, write_experiment, write_pairs
 
 from wq.catalogue import conf_dir
 from wq.console import one_line
@@ -116,7 +116,9 @@ def tabulate(out: Path, name: str, experiments: Sequence[str], settings: Sequenc
         if reference in found and len(found) > 1:
             counts[experiment] = len(found) - 1, len(asked)
             called |= {columns["point"]: key for key, columns in found.items()}
-            write_experiment(out / name, experiment, scene_of(selection, found))
+            scene = scene_of(selection, found)
+            write_experiment(out / name, experiment, scene)
+            write_agreement(out / name, experiment, scene)
     if "kv_cache" in counts:
         write_memory(out / name, settings)
     if not counts:

@@ -9,13 +9,15 @@ from pathlib import Path
 from string import Formatter
 from typing import Any
 
+import numpy as np
 import yaml
 
 from wq.outputs import write_whole
 from wq.study.compare.comparison import Side, difference
-from wq.study.compare.scenes import Scene
+from wq.study.compare.scenes import Scene, is_broken
 from wq.study.report import figures
 from wq.study.report.report import scene_marks
+from wq.study.score.statistics import resampled_rates
 from wq.study.store.results import Row, read_rows
 
 DIGITS = 8  # after the point, of what is no count
@@ -39,6 +41,9 @@ PAIR_COLUMNS = (
     *("unchanged", "first_linear_bytes", "second_linear_bytes"),
     *("first_kl", "second_kl", "kl_delta", "kl_delta_ci_low", "kl_delta_ci_high", "kl_delta_p"),
 )
+
+AGREEMENT_COLUMNS = ("experiment", "points", "count", "spearman", "ci_low", "ci_high")
+FEWEST = 5  # points whose order says anything
 
 # What an experiment's points are weighed by, where it is not their layers
 SIZES = {"kv_cache": ("kv_cache_bytes", "Keys and values of an utterance, MB")}
@@ -68,6 +73,45 @@ def write_experiment(directory: Path, experiment: str, scene: Scene) -> None:
     ]
     panel = figures.pareto_panel(marks, figures.format_colours(marks), title, f"{experiment}: {scene.name}")
     write_whole(directory / f"{experiment}.svg", figures.column([panel]))
+
+
+def write_agreement(directory: Path, experiment: str, scene: Scene) -> None:
+    """`agreement.csv`: by how much the order of an experiment's points by kl is that by wer_capped, over all
+    points and over those that are not broken; the other experiments' rows stay. Nothing where kl is not
+    known."""
+    file = directory / "agreement.csv"
+    rows = [row for row in scene.rows if row is not scene.reference and row.get("utterance_kl")]
+    if len(rows) < FEWEST:
+        return
+    found: list[Row] = [row for row in read_csv(file) if row["experiment"] != experiment]
+    for which, chosen in (("all", rows), ("not broken", [row for row in rows if not is_broken(row)])):
+        values = (experiment, which, len(chosen), *rank_correlation(chosen))
+        found.append(dict(zip(AGREEMENT_COLUMNS, values, strict=True)))
+    write_whole(file, as_csv(AGREEMENT_COLUMNS, sorted(found, key=lambda row: str(row["experiment"]))))
+
+
+def rank_correlation(rows: Sequence[Row], resamples: int = 2000) -> tuple[float, float, float]:
+    """Spearman's between the points' kl and their wer_capped, with its 95 % interval over the utterances."""
+    errors = np.minimum([row["utterance_errors"] for row in rows], rows[0]["utterance_words"])
+    measures = (
+        (errors, np.array(rows[0]["utterance_words"])),
+        (np.array([row["utterance_kl"] for row in rows]), np.array(rows[0]["utterance_kl_tokens"])),
+    )
+    whole = [sums.sum(1) / counts.sum() for sums, counts in measures]
+    drawn = [resampled_rates(sums, counts, resamples, seed=0) for sums, counts in measures]
+    found = [_spearman(*pair) for pair in zip(*drawn, strict=True)]
+    low, high = np.quantile(found, [0.025, 0.975])
+    return _spearman(*whole), float(low), float(high)
+
+
+def _spearman(one: np.ndarray, other: np.ndarray) -> float:
+    return float(np.corrcoef(_ranks(one), _ranks(other))[0, 1])
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Equal values share the mean of their ranks."""
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[place]
 
 
 def write_pairs(
