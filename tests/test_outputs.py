@@ -138,7 +138,7 @@ def test_a_file_is_own_until_somebody_changes_it(tmp_path: Path):
 
 
 def write_and_remove(path: Path, own: int) -> None:
-    for count in range(60):
+    for count in range(30):
         outputs.write(path, f"{own} {count}")
         if count % 3 == 0:
             outputs.remove([path])

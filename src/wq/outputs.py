@@ -8,6 +8,7 @@ belongs to somebody: it is left alone, and said.
 import hashlib
 import os
 import secrets
+import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -64,7 +65,7 @@ def claim(paths: Iterable[Path]) -> None:
 def refuse_foreign(paths: Iterable[Path]) -> None:
     """Raises OutputError for the first of these files that is there and that wq did not write."""
     for path in paths:
-        if os.path.lexists(path) and not is_own(path):
+        if _whose(path) == "somebody's":
             raise OutputError(
                 f"{path} is in the way: wq did not write it, or it was changed since; move it, or give "
                 "another directory"
@@ -73,15 +74,21 @@ def refuse_foreign(paths: Iterable[Path]) -> None:
 
 def is_own(path: Path) -> bool:
     """Whether wq wrote this file, and nobody has changed it."""
-    if path.is_symlink() or not path.is_file():
-        return False
+    return _whose(path) == "wq's"
+
+
+def _whose(path: Path) -> str:
+    """wq's, somebody's, or nobody's where nothing is there: another wq may just be writing or removing it."""
     try:
+        if not stat.S_ISREG(path.lstat().st_mode):
+            return "somebody's"
         found = _digest(path)
-    except FileNotFoundError:  # another wq has just removed it, as it would only its own
-        return True
+    except (FileNotFoundError, NotADirectoryError):
+        return "nobody's"
     # The list is read after the file: whoever writes lists first what comes
     entries = (line.partition("  ") for line in _listed(path.parent))
-    return any(digest == found and name == path.name for digest, _, name in entries)
+    is_listed = any(digest == found and name == path.name for digest, _, name in entries)
+    return "wq's" if is_listed else "somebody's"
 
 
 def refuse_inside(place: Path, key: str, sources: Mapping[str, str | None]) -> None:
