@@ -189,6 +189,8 @@ def test_points_are_called_by_their_algorithm(settings, point):
 def test_what_gptq_cannot_do_is_told():
     (config,) = compose(["format=fp16", "algorithm=gptq"])
     assert "algorithm=gptq" in resolve_treatment(config).ignored
+    (config,) = compose(["format=int4", "algorithm=gptq", "roles=[conv,embedding]"])
+    assert "algorithm=gptq" in resolve_treatment(config).ignored
     (config,) = compose(["format=int4", "algorithm.damping=0.2"])
     assert "algorithm.damping=0.2" in resolve_treatment(config).ignored
     with pytest.raises(ConfigurationError, match=r"algorithm\.damping=-1\.0 must be at least 0"):

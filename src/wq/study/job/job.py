@@ -111,9 +111,9 @@ def read_calibration(config: Config, speech: Speech) -> Speech:
     split, tested = config.dataset.calibration_split, config.dataset.split
     if split is None:
         raise ConfigurationError(
-            "static scales and smoothing need calibration, and dataset.calibration_split=null names no data "
-            "for it; name a split that is not tested on, or use dynamic scales (token, group) and "
-            "smoothquant=none"
+            "static scales, smoothing and gptq need calibration, and dataset.calibration_split=null names no "
+            "data for it; name a split that is not tested on, or use dynamic scales (token, group), "
+            "smoothquant=none and algorithm=rtn"
         )
     remedy = "name a split that is not tested on"
     if split == tested:

@@ -27,6 +27,7 @@ from wq.whisper.layers.schemes import (
 )
 from wq.whisper.layers.treatment import Gptq, Nearest, Treatment, has_tensor_scale
 
+UNSEEN = ("conv", "embedding")  # roles that calibration does not look at
 DEFAULT_FORMAT = "int8"  # of conf/config.yaml
 
 
@@ -63,9 +64,11 @@ def resolve_treatment(config: TreatmentConfig) -> Resolved:
 def _rounding(
     algorithm: AlgorithmConfig, plan: tuple[Assignment[Quantizer], ...], shares: bool, ignored: list[str]
 ) -> Nearest | Gptq | None:
-    """How the weights of a plan are rounded; None where none are. Casts have no scale, so nothing to gain."""
+    """How the weights of a plan are rounded; None where none are. Casts have no scale, so nothing to gain,
+    and of what is not linear calibration sees no inputs."""
     is_gptq = algorithm.name == "gptq"
-    if is_gptq and not all(each.quantizer.format.is_cast for each in plan):
+    linear = (each for each in plan if not all(role.startswith(UNSEEN) for role in each.roles))
+    if is_gptq and not all(each.quantizer.format.is_cast for each in linear):
         return Gptq(algorithm.damping, algorithm.activation_order, shares)
     usual = AlgorithmConfig()
     ignored += ["algorithm=gptq"] if is_gptq else []
