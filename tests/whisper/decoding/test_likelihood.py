@@ -78,7 +78,7 @@ def test_what_is_kept_is_the_whole_distribution():
 def heard(model, count, kv_cache=None):
     rules = decoding_rules(model, None, LIMIT)
     states = encode_rows(model, random_features(count))
-    batch = Batch(model, states, count, len(rules.prompt) + LIMIT, kv_cache)
+    batch = Batch(model, states, count, len(rules.prompt) + LIMIT, kv_cache, keeps_audio=True)
     return batch, rules
 
 

@@ -172,9 +172,9 @@ def transcribe(
             steps = None if given else captured
             try:
                 with fast_products(model.model.decoder, model.proj_out):
-                    batch = Batch(
-                        model, states, len(indices), len(rules.prompt) + limit, kv_cache, place, steps
-                    )
+                    positions = len(rules.prompt) + limit
+                    count, keeps_audio = len(indices), script is not None
+                    batch = Batch(model, states, count, positions, kv_cache, place, steps, keeps_audio)
                     if given:
                         rows = follow(model, batch, given, rules, place)
                         result.drafted_utterances += len(rows)

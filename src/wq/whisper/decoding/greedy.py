@@ -199,7 +199,7 @@ def encode_rows(
 class Batch:
     """Rows that are decoded together: the keys and values of their audio and of their text so far.
 
-    Rows that are let go leave the memory of the text, but their audio stays, for `alone`.
+    Rows that are let go leave its memory; with `keeps_audio` their audio stays, for `alone`.
     """
 
     def __init__(
@@ -211,9 +211,10 @@ class Batch:
         kv_cache: KVQuantizer | None = None,
         place: Place | None = None,
         steps: Steps | None = None,
+        keeps_audio: bool = False,
     ) -> None:
         self.decoder: Any = model.model.decoder
-        self.kv_cache = kv_cache
+        self.kv_cache, self.keeps_audio = kv_cache, keeps_audio
         if steps:
             self.audio, self.text = steps.memory(rows)
         else:
@@ -257,11 +258,10 @@ class Batch:
             *(next(free) if row in going_on else row for row in range(count, len(self.text[0].keys))),
         ]
         moved = [place for place, row in enumerate(order) if place != row]
-        for cache in self.audio:
-            cache.move([order[place] for place in moved], moved, count)
-        moved = [place for place in moved if place < count]
-        for cache in self.text:
-            cache.move([order[place] for place in moved], moved, count)
+        staying = [place for place in moved if place < count]
+        for caches, places in ((self.audio, moved if self.keeps_audio else staying), (self.text, staying)):
+            for cache in caches:
+                cache.move([order[place] for place in places], places, count)
         self.rows[: len(order)] = [self.rows[row] for row in order]
 
     def keep(self, rows: Sequence[int]) -> list[int]:
