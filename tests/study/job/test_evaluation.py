@@ -36,6 +36,7 @@ def test_a_reference_without_accounts_runs_once_more(tmp_path, monkeypatch, caps
     second = run(tmp_path / "b", "format=int4")
     assert "the reference's results are of a version of wq that measured no kl" in capsys.readouterr().err
     assert second["kl"] > first["kl"]
+    assert results.read_row(tmp_path / "b" / results.REFERENCE)["kl"] == 0
     assert len(list(tmp_path.rglob(results.ACCOUNTS))) == 2
     (tmp_path / "b" / "reference" / results.ACCOUNTS).unlink()
     third = run(tmp_path / "c", "format=nvfp4")
@@ -48,6 +49,10 @@ def test_a_reference_without_accounts_runs_once_more(tmp_path, monkeypatch, caps
     assert sum(row["kl"] for row in rows) / sum(row["kl_tokens"] for row in rows) == pytest.approx(
         third["kl"]
     )
+    for path in tmp_path.rglob(results.ACCOUNTS):
+        path.write_bytes(path.read_bytes()[:1000])  # cut off
+    assert run(tmp_path / "e", "format=int6")["kl"] > 0
+    assert "measured no kl" in capsys.readouterr().err
     again = run(tmp_path / "d", "format=int8")
     assert again["kl"] == first["kl"]
     assert "from the store" in capsys.readouterr().out

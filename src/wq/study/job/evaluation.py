@@ -3,7 +3,6 @@
 import os
 import sys
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -51,8 +50,7 @@ def obtain(job: Job, directory: Path, reference: Outcome | None = None) -> Outco
     together. Either way its files are left in the directory."""
     reuse.here.passed(job.spec)
     with exclusive(job.store.folder, job.spec.fingerprint, job.spec.point):
-        names = [results.RESULT, *recording.diagnosis_of(job.spec)]
-        found = None if job.config.rerun else files_of(job, directory, names)
+        found = None if job.config.rerun else files_of(job, directory)
         if found is None:
             return record(job, directory, reference and with_accounts(reference, job, directory))
         # The same numbers under this job's own names: the model may have been called otherwise before
@@ -73,20 +71,38 @@ def with_accounts(reference: Outcome, job: Job, directory: Path) -> Outcome:
         return reference
     own, folder = job.reference(), directory / results.REFERENCE_FOLDER
     with exclusive(own.store.folder, own.spec.fingerprint, own.spec.point):
-        found = files_of(own, folder, [results.ACCOUNTS])
-        with suppress(OSError, SafetensorError, KeyError):
-            if found:
-                return replace(reference, accounts=unpacked(found[results.ACCOUNTS]))
+        if accounts := accounts_of(own, folder):
+            return replace(reference, accounts=accounts)
         print(
             "the reference's results are of a version of wq that measured no kl: it runs once more",
             file=sys.stderr,
         )
-        return record(own, folder, None)
+        again = record(own, folder, None)
+    results.write_row(directory / results.REFERENCE, again.row)
+    return again
 
 
-def files_of(job: Job, directory: Path, names: Sequence[str]) -> dict[str, Path] | None:
-    """These files of the point's finished run by their names, and its hypotheses: the store's, or those of
-    another job of this grid, which the store could not take. None where there is none."""
+def accounts_of(job: Job, directory: Path) -> list[Account]:
+    """A finished reference's, from the store or from a job of this grid; none where there are none, or what
+    is there is cut off."""
+    files = []
+    with job.store.connection.optional():
+        run = job.store.find_run(job.spec.fingerprint)
+        if run and job.store.has_artifact(run, results.ACCOUNTS):
+            files.append(job.store.artifact(run, results.ACCOUNTS))
+    sweep = results.sweep_of(directory)
+    done = results.find_job(sweep, job.spec.fingerprint, results.ACCOUNTS) if sweep else None
+    files += [done / results.ACCOUNTS] if done else []
+    for file in files:
+        with suppress(OSError, SafetensorError, KeyError):
+            return unpacked(file)
+    return []
+
+
+def files_of(job: Job, directory: Path) -> dict[str, Path] | None:
+    """The files of the point's finished run by their names: the store's, or those of another job of this
+    grid, which the store could not take. None where there is none."""
+    names = [results.RESULT, *recording.diagnosis_of(job.spec)]
     with job.store.connection.optional():
         if run := job.store.find_run(job.spec.fingerprint):
             found = {name: job.store.artifact(run, name) for name in names}

@@ -138,9 +138,12 @@ def finished(sweep: Path) -> list[Path]:
     return [place for place in places if (place / RESULT).exists()]
 
 
-def find_job(sweep: Path, fingerprint: str) -> Path | None:
-    """The directory of a job of this grid, or of a reference, that has this point's whole results."""
+def find_job(sweep: Path, fingerprint: str, name: str = RESULT) -> Path | None:
+    """The directory of a job of this grid, or of a reference, that has this point's whole results, and this
+    file among them."""
     for place in finished(sweep):
+        if not (place / name).exists():
+            continue
         with suppress(OSError, ValueError):
             with (place / RESULT).open("rb") as file:  # it stands first
                 if fingerprint.encode() not in file.read(200):

@@ -292,6 +292,12 @@ class Store:
             return self.artifact(run, FORMERLY)
         return hypotheses(file.parent) if not file.exists() else file
 
+    def has_artifact(self, run: "Run", name: str) -> bool:
+        place = local_path(run.info.artifact_uri)
+        if place:
+            return (found(place, database_file(self.uri)) / name).exists()
+        return any(each.path == name for each in self.client.list_artifacts(run.info.run_id))
+
     def artifact(self, run: "Run", name: str) -> Path:
         """A file of a finished run on this machine: the store's own, or a copy that is kept, as what is
         finished does not change."""
