@@ -194,7 +194,7 @@ def test_killed_jobs_are_noticed_told_and_repaired(cluster: None, wq: Run, launc
 def test_a_job_over_its_time_goes_on_where_it_was(cluster: None, wq: Run, launch: Launch, tmp_path: Path):
     limits = ("hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=1")
     grid = launch("-m", *GRID, "limit=60", "batch_size=2", "chunk=4", *SLURM, *limits)
-    until(lambda: list(tmp_path.glob("multirun/*/*/0/result.json")))
+    until(lambda: len(finished(tmp_path)) > 1)  # a point and its reference have been recorded too
     (process,) = job_processes(sweep_of(tmp_path)).values()
     process.suspend()  # else a fast machine is done within Slurm's least limit; Slurm resumes it
     until(lambda: "BeginTime" in asked("squeue", "-h", "-o", "%r"), 200)

@@ -233,7 +233,8 @@ def finish(sweep: Sweep, status: str) -> None:
                 close(sweep.store, sweep.parent_run, written, status)
                 sweep.store.close_stale()
         sweep.store.connection.tell_failure(sweep.directory)
-    sweep.store.tell_made()
+    if status != "KILLED":
+        sweep.store.tell_made()
     for error in unexpected(rows, sweep.expected):
         with report_errors():
             raise error
