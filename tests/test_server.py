@@ -10,6 +10,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -164,9 +165,10 @@ def test_nothing_is_lost_when_the_server_is_killed(server: Server, launch: Launc
     assert (sweep / "report.html").exists()
     server.start()
     words = [sys.executable, "-m", "wq", "sync", str(sweep)]
-    at_once = [subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, text=True) for _ in range(4)]
-    told = [each.communicate(timeout=200)[0] for each in at_once]
-    assert [each.returncode for each in at_once] == [0] * 4, told
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    at_once = [subprocess.Popen(words, cwd=tmp_path, **pipes) for _ in range(4)]
+    told = [each.communicate(timeout=200) for each in at_once]
+    assert [each.returncode for each in at_once] == [0] * 4, "".join(errors for _, errors in told)
     assert len(metrics(Store(server.uri, "killed"))) == 13
     again = wq("sync", module="wq")
     assert again.returncode == 0

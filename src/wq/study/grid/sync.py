@@ -119,15 +119,17 @@ def end_grid(store: Store, sweep: Path, has_new: bool) -> None:
     parent = _parent(store, sweep)
     if not parent or states & {"running", "waiting"}:
         return
-    ended = store.client.get_run(parent).info.status
-    status = "FINISHED" if states == {"done"} else "FAILED" if ended == "RUNNING" else ended
-    if has_new or ended != status:
-        swept = OmegaConf.load(sweep / "multirun.yaml")
-        margin = OmegaConf.select(swept, "margin", default=MARGIN)
-        selection = of_sweep(sweep, Criteria(margin, OmegaConf.select(swept, "front", default=None)))
-        has_results = len(selection.rows) > len(selection.unfinished)
-        written = write_report(selection, sweep, "wq grid") if has_results else None
-        grid.close(store, parent, written, status)
+    # one at a time: a server takes no two writers of one tag
+    with exclusive(store.folder, f"end-{parent}", "the grid's report"):
+        ended = store.client.get_run(parent).info.status
+        status = "FINISHED" if states == {"done"} else "FAILED" if ended == "RUNNING" else ended
+        if has_new or ended != status:
+            swept = OmegaConf.load(sweep / "multirun.yaml")
+            margin = OmegaConf.select(swept, "margin", default=MARGIN)
+            selection = of_sweep(sweep, Criteria(margin, OmegaConf.select(swept, "front", default=None)))
+            has_results = len(selection.rows) > len(selection.unfinished)
+            written = write_report(selection, sweep, "wq grid") if has_results else None
+            grid.close(store, parent, written, status)
 
 
 def _parent(store: Store, sweep: Path, *, create: bool = False) -> str | None:
