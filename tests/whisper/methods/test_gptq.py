@@ -124,7 +124,13 @@ def test_a_moment_that_cannot_be_inverted_is_told():
     few = moment(rows=30)
     with pytest.raises(ValueError, match=r"cannot be inverted with algorithm.damping=0; give more damping"):
         inverse_factor(few - few.diagonal().mean() * torch.eye(COLUMNS), 0.0, True)
-    inverse_factor(few, 0.01, True)
+    copied = moment()
+    copied[3], copied[:, 3] = copied[5].clone(), copied[:, 5].clone()
+    copied[3, 3] = copied[5, 5]
+    with pytest.raises(ValueError, match=r"cannot be inverted with algorithm.damping=0; give more damping"):
+        inverse_factor(copied, 0.0, True)
+    for moments in (few, copied):
+        inverse_factor(moments, 0.01, True)
 
 
 ASSIGNED = (Assignment(Quantizer(load_format("int4"), "group", 32), ("encoder", "decoder")),)

@@ -22,6 +22,7 @@ from wq.whisper.layers.treatment import Gptq
 from wq.whisper.methods.method import Treated
 from wq.whisper.methods.nearest import clamped_layers, holding, over_weights
 
+SINGULAR = 1e-9  # of a channel's second moment: what no other channel tells of it, at least
 COLUMNS_AT_ONCE = 128  # that are brought up to date together
 
 
@@ -100,8 +101,11 @@ def inverse_factor(moment: Tensor, damping: float, activation_order: bool) -> tu
     diagonal += damping * mean
     hessian = hessian[order][:, order]
     try:
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))
-        return torch.linalg.cholesky(inverse, upper=True), order
+        root = torch.linalg.cholesky(hessian)
+        # a channel that others tell to the last digits, such as a copy, has an inverse that is all rounding
+        if (root.diagonal() ** 2 < SINGULAR * hessian.diagonal()).any():
+            raise torch.linalg.LinAlgError  # pyright: ignore[reportPrivateImportUsage]
+        return torch.linalg.cholesky(torch.cholesky_inverse(root), upper=True), order
     except torch.linalg.LinAlgError:  # pyright: ignore[reportPrivateImportUsage]
         raise ValueError(
             f"the second moment of its input cannot be inverted with algorithm.damping={damping:g}; "
